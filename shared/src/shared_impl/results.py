@@ -1,0 +1,312 @@
+"""The record of a run: what was run, where, how long, and our numbers beside the paper's and the baselines'."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Record", "Row", "markdown_table", "plot_curves", "rich_table", "summarise", "write_atomically"]
+
+Kind = Literal["reproduce", "bench", "train", "demo"]
+
+_VERSIONED = ("shared-impl", "torch", "numpy", "scikit-learn", "scipy", "torch-geometric", "triton")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of a record.
+
+    `value` is the mean over `n` runs, `spread` their standard deviation; `paper` and `official` are the paper's
+    number and the one measured with the authors' code.
+    """
+
+    task: str
+    model: str
+    metric: str
+    value: float
+    spread: float | None = None
+    n: int = 1
+    paper: float | None = None
+    official: float | None = None
+    higher_is_better: bool = True
+    note: str = ""
+
+
+@dataclass
+class Record:
+    """A run as it happened; made with `Record.start`, filled with `add`, written with `save`."""
+
+    package: str
+    experiment: str
+    preset: str
+    kind: Kind
+    seeds: list[int]
+    command: str
+    versions: dict[str, str]
+    python: str
+    processor: str
+    threads: int
+    started: str
+    duration_s: float = 0.0
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    plots: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._clock = time.perf_counter()
+
+    @classmethod
+    def start(
+        cls,
+        package: str,
+        experiment: str,
+        *,
+        preset: str,
+        seeds: Iterable[int],
+        kind: Kind = "reproduce",
+        config: Mapping[str, Any] | None = None,
+    ) -> "Record":
+        """Begin a record now: the command line, versions, processor and thread count are read from this process."""
+        name = package.replace("_", "-")
+        return cls(
+            package=name,
+            experiment=experiment,
+            preset=preset,
+            kind=kind,
+            seeds=list(seeds),
+            command=_command_line(name),
+            versions=_versions(name),
+            python=platform.python_version(),
+            processor=_processor(),
+            threads=_threads(),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            config=dict(config or {}),
+        )
+
+    def add(self, row: Row) -> None:
+        """Append one number."""
+        self.rows.append(row)
+
+    def save(self, out_dir: Path) -> Path:
+        """Write the record as JSON under `out_dir` and return its path; the duration ends here.
+
+        A benchmark is `bench_<experiment>.json`, anything else `<experiment>-<preset>.json`.
+
+        Raises:
+            ValueError: if there are no rows, or a value is not finite (a run that went wrong is no result).
+        """
+        if not self.rows:
+            raise ValueError(f"the record of {self.experiment} has no rows")
+        self.duration_s = round(time.perf_counter() - self._clock, 1)
+        name = f"bench_{self.experiment}" if self.kind == "bench" else f"{self.experiment}-{self.preset}"
+        path = Path(out_dir) / f"{name}.json"
+        try:
+            text = json.dumps(asdict(self), indent=2, allow_nan=False, default=str)
+        except ValueError as error:
+            bad = [row for row in self.rows if row.value != row.value or abs(row.value) == float("inf")]
+            raise ValueError(f"the record of {self.experiment} holds values that are not finite: {bad}") from error
+        write_atomically(path, text + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        """Read a record.
+
+        Raises:
+            ValueError: if the file is not a record; the message names it.
+        """
+        try:
+            fields = json.loads(Path(path).read_text(encoding="utf-8"))
+            rows = [Row(**row) for row in fields.pop("rows")]
+            return cls(rows=rows, **fields)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a record: {error}") from error
+
+
+def summarise(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (None for a single value).
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not values:
+        raise ValueError("values must not be empty")
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader or a crash never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def rich_table(record: Record) -> "Table":
+    """The record as a table for the terminal."""
+    from rich.table import Table
+
+    head, body = _cells([record])
+    table = Table(title=f"{record.package} {record.experiment} ({record.preset})")
+    for name, right in head:
+        table.add_column(name, justify="right" if right else "left")
+    for cells in body:
+        table.add_row(*cells)
+    return table
+
+
+def markdown_table(records: Sequence[Record]) -> str:
+    """The records as one Markdown table, and under it a line for each on how it was made, and its notes."""
+    head, body = _cells(records)
+    lines = ["| " + " | ".join(name for name, _ in head) + " |"]
+    lines.append("|" + "|".join("---:" if right else "---" for _, right in head) + "|")
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in body]
+    lines.append("")
+    for record in records:
+        seeds = ", ".join(map(str, record.seeds))
+        lines.append(
+            f"`{record.command}`: preset {record.preset}, seed{'s' if len(record.seeds) > 1 else ''} {seeds}, "
+            f"{_duration(record.duration_s)} on {record.processor}, {record.threads} "
+            f"thread{'s' if record.threads > 1 else ''}, torch {record.versions.get('torch', '-')}."
+        )
+        lines += [f"- {note}" for note in record.notes]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot_curves(
+    path: Path,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    logx: bool = False,
+    logy: bool = False,
+) -> Path:
+    """Draw labelled curves (`label -> (xs, ys)`) into a PNG and return its path.
+
+    Raises:
+        ValueError: if there are no curves, or xs and ys of one differ in length.
+    """
+    if not curves:
+        raise ValueError("curves must not be empty")
+    for label, (xs, ys) in curves.items():
+        if len(xs) != len(ys):
+            raise ValueError(f"curve {label!r}: {len(xs)} x values but {len(ys)} y values")
+    # Figure without pyplot: no global state, no display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for label, (xs, ys) in curves.items():
+        axes.plot(xs, ys, label=label, marker="o" if len(xs) < 30 else None, markersize=3.5)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if logx:
+        axes.set_xscale("log")
+    if logy:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _cells(records: Sequence[Record]) -> tuple[list[tuple[str, bool]], list[list[str]]]:
+    """Heads (name, right-aligned) and cells; columns that would be empty throughout are left out."""
+    rows = [row for record in records for row in record.rows]
+    columns: list[tuple[str, bool, list[str]]] = [
+        ("task", False, [row.task for row in rows]),
+        ("model", False, [row.model for row in rows]),
+        ("metric", False, [f"{row.metric} {'↑' if row.higher_is_better else '↓'}" for row in rows]),
+        ("ours", True, [_number(row) for row in rows]),
+        ("official code", True, [_short(row.official) for row in rows]),
+        ("paper", True, [_short(row.paper) for row in rows]),
+        ("note", False, [row.note for row in rows]),
+    ]
+    kept = [column for column in columns if any(column[2])]
+    return [(name, right) for name, right, _ in kept], [
+        list(cells) for cells in zip(*(c for *_, c in kept), strict=True)
+    ]
+
+
+def _number(row: Row) -> str:
+    text = _short(row.value)
+    if row.spread is not None:
+        text += f" ± {_short(row.spread)}"
+    return text + (f" (n={row.n})" if row.n > 1 else "")
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    size = abs(value)
+    if size >= 1000 or float(value).is_integer():
+        return f"{value:,.0f}"
+    if 0 < size < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _command_line(name: str) -> str:
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    if program in ("__main__.py", "-c", "", "-m") or program.endswith(".py"):
+        program = name
+    # the folder that a run wrote to belongs to one machine, not to the record
+    words = [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return " ".join([program, *words])
+
+
+def _versions(name: str) -> dict[str, str]:
+    versions = {}
+    for distribution in (name, *_VERSIONED):
+        try:
+            versions[distribution] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _processor() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    cores = os.cpu_count() or 1
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model} ({cores} cores)"
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else (os.cpu_count() or 1)

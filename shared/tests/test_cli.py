@@ -1,0 +1,189 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import tyro
+
+from shared_impl import cli
+from shared_impl.cli import Options, UserError
+
+CARD = """
+[project]
+name = "toy-impl"
+version = "1.2.3"
+[tool.impl]
+title = "A Toy"
+authors = ["A. Nobody"]
+year = 2024
+venue = "Nowhere"
+arxiv = "0000.00000"
+official_code = "nobody/toy@0000000"
+gives = "a toy"
+headline = "it runs"
+[[tool.impl.claims]]
+id = "1"
+text = "it runs"
+kind = "exact"
+test = "tests/test_claims.py::test_it_runs"
+[[tool.impl.claims]]
+id = "2"
+text = "it flies"
+kind = "reproduction"
+status = "not run"
+reason = "no wings"
+"""
+
+
+@dataclass(frozen=True)
+class Work(Options):
+    """Do something."""
+
+    how: tyro.conf.Positional[Literal["well", "badly", "never", "slowly", "piped"]] = "well"
+    times: int = 1
+
+    def run(self):
+        if self.how == "badly":
+            raise UserError("times must be\nsmall")
+        if self.how == "never":
+            raise RuntimeError("the run broke")
+        if self.how == "slowly":
+            raise KeyboardInterrupt
+        if self.how == "piped":
+            raise FileNotFoundError(2, "No such file or directory", "data.csv")
+        self.console().print("working")
+        return {"times": self.times, "nan": float("nan"), "path": Path("a")}
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    package = tmp_path / "src" / "toy_impl"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text(CARD)
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    yield "toy_impl"
+    sys.modules.pop("toy_impl", None)
+
+
+def run(*argv):
+    return cli.run("toy_impl", {"work": Work}, list(argv))
+
+
+def test_a_command_runs_and_exits_with_0(capsys):
+    assert run("work", "well", "--times", "3") == 0
+    assert capsys.readouterr().out == "working\n"
+
+
+def test_json_prints_only_json_on_stdout(capsys):
+    assert run("work", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"times": 1, "nan": None, "path": "a"}
+    assert err == "working\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (["work", "--tims", "3"], 2, "--tims"),
+        (["work", "--tims", "3"], 2, "perhaps --times"),
+        (["work", "--times", "three"], 2, "three"),
+        (["work", "wrong"], 2, "wrong"),
+        (["wrok"], 2, "wrok"),
+        (["work", "badly"], 2, "times must be small"),
+        (["work", "piped"], 2, "no such file: data.csv"),
+        (["work", "never"], 1, "RuntimeError: the run broke"),
+        (["work", "slowly"], 130, "interrupted"),
+    ],
+)
+def test_whatever_goes_wrong_is_one_line_on_stderr(argv, code, says, capsys):
+    assert run(*argv) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("toy-impl: ")
+    assert says in err
+
+
+def test_a_traceback_only_when_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("IMPL_DEBUG", "1")
+    assert run("work", "never") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_goes_to_stdout_and_exits_with_0(capsys):
+    for argv in (["--help"], []):
+        assert run(*argv) == 0
+        out, err = capsys.readouterr()
+        assert "work" in out
+        assert "info" in out
+        assert err == ""
+
+
+def test_info_shows_the_card(toy, capsys):
+    assert run("info") == 0
+    out = capsys.readouterr().out
+    assert "A Toy" in out
+    assert "test_it_runs" in out
+    assert "no wings" in out
+    assert run("info", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["claims"][1]["reason"] == "no wings"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('title = "A Toy"', "", "title"),
+        ('title = "A Toy"', 'title = "A Toy"\ncolour = "red"', "colour"),
+        ('id = "2"', 'id = "1"', "must differ"),
+        ('kind = "exact"', 'kind = "sure"', "kind must be"),
+        ('reason = "no wings"', "", "claim 2 needs"),
+    ],
+)
+def test_a_card_that_lacks_something_is_refused(old, new, says):
+    with pytest.raises(ValueError, match=says):
+        cli.parse_card(CARD.replace(old, new))
+
+
+def test_a_package_without_a_card_says_so():
+    with pytest.raises(FileNotFoundError, match="shared_impl carries no card"):
+        cli.load_card("shared_impl")
+
+
+def test_options(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Work().out_dir("toy") == Path("runs/toy")
+    assert Path("runs/toy").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot create"):
+        Work(out=tmp_path / "file").out_dir("toy")
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Work(device="auto").torch_device() == torch.device("cpu")
+    with pytest.raises(UserError, match="no CUDA device"):
+        Work(device="cuda").torch_device()
+
+
+def test_seeding_makes_every_generator_repeat():
+    import random
+
+    import numpy as np
+    import torch
+
+    def draw():
+        Work(seed=7).seed_everything()
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    assert draw() == draw()
+
+
+def test_the_command_line_needs_no_torch():
+    code = "import sys, shared_impl.cli, shared_impl.results; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
