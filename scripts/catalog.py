@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Write what is generated in the READMEs: the catalogue of papers in the root's, the tables in each package's.
+
+The catalogue comes from the paper cards ([tool.impl] of each pyproject.toml) and stands between
+`<!-- catalogue: begin -->` and `<!-- catalogue: end -->`. Tables come from the records in results/ and stand between
+`<!-- results: begin FILE.json ... -->` and `<!-- results: end -->`.
+
+scripts/catalog.py           write
+scripts/catalog.py --check   write nothing; show what is stale, and exit with 1 if anything is
+"""
+
+import argparse
+import ast
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import workspace
+
+CATALOGUE = re.compile(r"(<!-- catalogue: begin -->\n).*?(<!-- catalogue: end -->)", re.DOTALL)
+RESULTS = re.compile(r"(<!-- results: begin ([^>]*?)-->\n).*?(<!-- results: end -->)", re.DOTALL)
+
+
+class Stale(Exception):
+    """Something cannot be generated; the message says what and where."""
+
+
+def tests_of(file: Path) -> set[str]:
+    """The test nodes of a file (`test_x`, `TestY::test_x`), found without running it."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return set()
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+            methods = (m for m in node.body if isinstance(m, ast.FunctionDef) and m.name.startswith("test"))
+            found |= {f"{node.name}::{method.name}" for method in methods}
+    return found
+
+
+def verified(claim: dict[str, Any], package: Path) -> bool:
+    """Whether the evidence that a claim names is there: its test, or its record (both, if it names both)."""
+    evidence = []
+    if test := claim.get("test"):
+        file, _, node = test.partition("::")
+        # a parametrised node counts by its function
+        evidence.append(node.partition("[")[0] in tests_of(package / file))
+    if record := claim.get("record"):
+        evidence.append((package / record).is_file())
+    return bool(evidence) and all(evidence)
+
+
+def catalogue(root: Path) -> str:
+    """The table of papers."""
+    lines = ["| paper | package | what it gives | claims verified | headline result |", "|---|---|---|---:|---|"]
+    for slug in workspace.slugs(root):
+        card = workspace.project(slug, root).get("tool", {}).get("impl")
+        if card is None:
+            raise Stale(f"packages/{slug}/pyproject.toml has no paper card ([tool.impl])")
+        claims = card.get("claims", [])
+        held = sum(verified(claim, workspace.folder(slug, root)) for claim in claims)
+        try:
+            cells = [
+                f"[{card['title']}](https://arxiv.org/abs/{card['arxiv']}) ({card['venue']} {card['year']})",
+                f"[`{workspace.distribution(slug)}`](packages/{slug})",
+                card["gives"],
+                f"{held} of {len(claims)}",
+                card["headline"],
+            ]
+        except KeyError as error:
+            raise Stale(f"the card of packages/{slug} lacks {error}") from error
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def results(package: Path, names: Sequence[str]) -> str:
+    """The table of some records of a package."""
+    from shared_impl.results import Record, markdown_table
+
+    if not names:
+        raise Stale(f"{package.name}/README.md: `results: begin` names no record")
+    records = []
+    for name in names:
+        try:
+            records.append(Record.load(package / "results" / name.removeprefix("results/")))
+        except (OSError, ValueError) as error:
+            raise Stale(f"{package.name}/README.md names the record {name}: {error}") from error
+    return markdown_table(records).strip("\n") + "\n"
+
+
+def with_catalogue(root: Path) -> str:
+    """The root's README as it should be."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    if not CATALOGUE.search(text):
+        raise Stale("README.md has no `<!-- catalogue: begin -->` ... `<!-- catalogue: end -->`")
+    table = catalogue(root)
+    return CATALOGUE.sub(lambda found: found[1] + table + found[2], text)
+
+
+def generated_tables(package: Path) -> str:
+    """A package's README as it should be."""
+    text = (package / "README.md").read_text(encoding="utf-8")
+    return RESULTS.sub(lambda found: found[1] + results(package, found[2].split()) + found[3], text)
+
+
+def generated(root: Path) -> dict[Path, str]:
+    """Each README as it should be: the root's and those of the packages."""
+    folders = [workspace.folder(slug, root) for slug in workspace.slugs(root)]
+    tables = {package / "README.md": generated_tables(package) for package in folders}
+    return {root / "README.md": with_catalogue(root)} | tables
+
+
+def differences(root: Path, wanted: dict[Path, str]) -> list[str]:
+    """A diff of each README that is not as it should be."""
+    diffs = []
+    for path, text in wanted.items():
+        now = path.read_text(encoding="utf-8")
+        if now != text:
+            name = path.relative_to(root).as_posix()
+            lines = difflib.unified_diff(
+                now.splitlines(keepends=True), text.splitlines(keepends=True), name, f"{name} (generated)"
+            )
+            diffs.append("".join(lines))
+    return diffs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the READMEs, or show what would change."""
+    parser = argparse.ArgumentParser(description="Write the generated parts of the READMEs.")
+    parser.add_argument("--check", action="store_true", help="only show what is stale")
+    parser.add_argument("--root", type=Path, default=workspace.ROOT, help="of the workspace")
+    arguments = parser.parse_args(argv)
+    root = arguments.root.resolve()
+    try:
+        wanted = generated(root)
+    except (Stale, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    diffs = differences(root, wanted)
+    if arguments.check:
+        print("\n".join(diffs), end="")
+        if diffs:
+            print(f"{len(diffs)} stale; scripts/catalog.py brings them up to date", file=sys.stderr)
+        return 1 if diffs else 0
+    for path, text in wanted.items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path.relative_to(root)}")
+    return 0
+
+
+if __name__ == "__main__":
+    # the tables are drawn by shared_impl, which lives in the workspace's environment
+    workspace.enter([])
+    sys.exit(main())
