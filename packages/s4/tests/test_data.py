@@ -282,7 +282,7 @@ def test_pixel_mnist_of_the_test_images_is_split_without_overlap():
 
 @pytest.mark.data
 def test_etth1_is_scaled_by_the_training_months_and_its_splits_do_not_leak():
-    task = data.etth1_task(context=96, horizon=24)
+    task = data.etth1_task(context=96, horizon=24, relative=False)
     assert [len(split) for split in task.splits] == [12 * 720 - 96 - 23, 4 * 720 - 23, 4 * 720 - 23]
     train_end = np.concatenate([task.train.inputs[0, :96, 0], task.train.targets[:, 0, 0]])
     assert train_end.mean() == pytest.approx(0, abs=0.02)
@@ -290,6 +290,10 @@ def test_etth1_is_scaled_by_the_training_months_and_its_splits_do_not_leak():
     # the first forecast of the validation begins where the last one of the training ends
     assert task.val.inputs[0, 95, 0] == task.train.targets[-1, -1, 0]
     assert (task.train.inputs[:, 96:] == 0).all()
+    relative = data.etth1_task(context=96, horizon=24)
+    last = task.test.inputs[:, 95:96]
+    assert np.array_equal(relative.test.targets, task.test.targets - last)
+    assert np.array_equal(relative.test.inputs[:, :96], task.test.inputs[:, :96] - last)
 
 
 @pytest.mark.data

@@ -187,6 +187,17 @@ def test_a_step_with_changed_weights_is_refused_and_works_again_after_setup():
         kernel.step(u, state)
 
 
+def test_a_step_under_autocast_is_in_single_precision():
+    kernel = make("dplr", "legs", dtype=torch.float32, l_max=8)
+    kernel.setup_step("dense")
+    u, state = torch.randn(2, 3), torch.randn_like(kernel.default_state(2))
+    y, after = kernel.step(u, state)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y_autocast, after_autocast = kernel.step(u, state)
+    assert torch.equal(y_autocast, y)
+    assert torch.equal(after_autocast, after)
+
+
 def test_eigenvectors_too_nearly_dependent_are_refused():
     kernel = make("dplr", "legs", d_state=64)
     with pytest.raises(ValueError, match=r"too ill-conditioned .* use mode 'linear'"):

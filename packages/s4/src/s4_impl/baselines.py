@@ -22,7 +22,7 @@ class _LSTMBackbone(nn.Module):
 
     def __init__(self, d_model: int, n_layers: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(d_model, d_model, n_layers, batch_first=True, dropout=dropout if n_layers > 1 else 0.0)
+        self.lstm: Any = nn.LSTM(d_model, d_model, n_layers, batch_first=True, dropout=dropout if n_layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -210,11 +210,15 @@ def forecasting_windows(
     return series[past].astype(np.float32), series[future].astype(np.float32)
 
 
-def etth1_task(*, context: int = 336, horizon: int = 24, multivariate: bool = False, stride: int = 1) -> SequenceTask:
+def etth1_task(
+    *, context: int = 336, horizon: int = 24, multivariate: bool = False, stride: int = 1, relative: bool = True
+) -> SequenceTask:
     """Forecasting ETTh1, hourly: 12 months for training, 4 for validation, 4 for testing, in this order.
 
     Univariate is the column OT. Values are standardised by the mean and standard deviation of the training months
-    alone. The model sees the context followed by `horizon` zeros and answers at those last positions.
+    alone. The model sees the context followed by `horizon` zeros and answers at those last positions. With `relative`,
+    the last value of the context is taken off the whole window, so that the forecast is of the change from it; errors
+    are the same numbers either way. The paper forecasts the values themselves.
     """
     table = datasets.ett("ETTh1")
     columns = list(table.columns)
@@ -224,16 +228,20 @@ def etth1_task(*, context: int = 336, horizon: int = 24, multivariate: bool = Fa
     splits = []
     for start, stop, step in zip([0, *ends[:2]], ends, (stride, 1, 1), strict=True):
         past, future = forecasting_windows(scaled, start, stop, context=context, horizon=horizon, stride=step)
+        if relative:
+            last = past[:, -1:].copy()
+            past, future = past - last, future - last
         blank = np.zeros((len(past), horizon, past.shape[2]), dtype=np.float32)
         splits.append(Split(np.concatenate([past, blank], axis=1), future))
     channels = values.shape[1]
     note = (
         f"ETTh1: 12/4/4 months, standardised by the training months, "
-        f"{'all columns' if multivariate else 'column OT'}, context {context}, horizon {horizon}"
+        f"{'all columns' if multivariate else 'column OT'}, context {context}"
     )
     return SequenceTask(
-        f"etth1-{horizon}", "regress", channels, channels, splits, pooling="none", horizon=horizon, notes=(note,)
-    )
+        f"etth1-{horizon}" + ("" if relative else ", values"),
+        "regress", channels, channels, splits, pooling="none", horizon=horizon, notes=(note,),
+    )  # fmt: skip
 
 
 def encode_text(text: str, vocabulary: Sequence[str]) -> np.ndarray:

@@ -242,6 +242,7 @@ class S4Forecaster(_Estimator):
         horizon: steps to forecast.
         context: steps before it that the model sees.
         stride: distance of training windows.
+        relative: forecast the change from the last value of the context, not the value: for series whose level wanders.
         d_model, d_state, n_layers, dropout: of `S4Model`.
         lr, weight_decay, epochs, batch_size: of the training, AdamW with a cosine schedule.
 
@@ -258,6 +259,7 @@ class S4Forecaster(_Estimator):
         horizon: int = 24,
         context: int = 168,
         stride: int = 1,
+        relative: bool = True,
         d_model: int = 32,
         d_state: int = 32,
         n_layers: int = 2,
@@ -272,6 +274,7 @@ class S4Forecaster(_Estimator):
         self.horizon = horizon
         self.context = context
         self.stride = stride
+        self.relative = relative
         self.d_model = d_model
         self.d_state = d_state
         self.n_layers = n_layers
@@ -303,7 +306,9 @@ class S4Forecaster(_Estimator):
             series, 0, len(series), context=self.context, horizon=self.horizon, stride=self.stride
         )
         self._set_scale(series)
-        targets = ((future - self.mean_) / self.scale_).astype(np.float32)
+        if self.relative:
+            self.mean_ = np.zeros_like(self.mean_)  # each window has a level of its own
+        targets = ((future - self._level(past)) / self.scale_).astype(np.float32)
         self._train(self._with_blank(past), targets, d_output=series.shape[1], task="regress", horizon=self.horizon)
         return self
 
@@ -332,12 +337,16 @@ class S4Forecaster(_Estimator):
         return -float(np.square(self._forecast(past) - future).mean())
 
     def _forecast(self, past: np.ndarray) -> np.ndarray:
-        return self._outputs(self._with_blank(past)) * self.scale_ + self.mean_
+        return self._outputs(self._with_blank(past)) * self.scale_ + self._level(past)
+
+    def _level(self, past: np.ndarray) -> np.ndarray:
+        """What the forecast is relative to, (n, 1, channels): each context's last value, or the mean of the series."""
+        return past[:, -1:] if self.relative else np.broadcast_to(self.mean_, (len(past), 1, past.shape[2]))
 
     def _with_blank(self, past: np.ndarray) -> np.ndarray:
-        """The context and, where the forecast will stand, the mean: 0 when standardised."""
-        blank = np.broadcast_to(self.mean_, (len(past), self.horizon, past.shape[2]))
-        return np.concatenate([past, blank], axis=1)
+        """The context without its level and, where the forecast will stand, 0; `mean_` is put back for `_outputs`."""
+        blank = np.zeros((len(past), self.horizon, past.shape[2]))
+        return np.concatenate([past - self._level(past), blank], axis=1) + self.mean_
 
     @staticmethod
     def _series(X: Any) -> np.ndarray:
