@@ -282,7 +282,7 @@ def _pixel_table(name: str, title: str, permuted: bool, paper: float, recipe: Re
         task=name, model={"n_layers": 2, "d_model": 32, "d_state": 32, "norm": "batch", "n_ssm": 1},
         lr=0.01, weight_decay=0.01, batch_size=32, epochs=4,
     )  # fmt: skip
-    lstm = Recipe(task=name, model=_LSTM, lr=0.002, batch_size=32, epochs=4, grad_clip=1.0)
+    lstm = Recipe(task=name, model={"n_layers": 1}, lr=0.01, batch_size=32, epochs=4, grad_clip=1.0)
     return Table(
         name=name,
         title=title,
@@ -297,7 +297,8 @@ def _pixel_table(name: str, title: str, permuted: bool, paper: float, recipe: Re
                 ),
             ),
             notes=(
-                "8,000 training images and a model of two layers for a few epochs; the paper's model is far larger",
+                "8,000 training images and a model of two layers for four epochs; the paper's model is far larger",
+                "the LSTM's learning rate and pooling are the best of three tried on MNIST in order, by validation",
             ),
         ),
         paper=Preset(
