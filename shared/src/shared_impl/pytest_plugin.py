@@ -9,7 +9,7 @@ __all__ = ["pytest_collection_modifyitems", "pytest_configure"]
 _MARKERS = (
     "slow: behavioural claims that need minutes",
     "gpu: needs a CUDA device; skipped where there is none",
-    "data(dataset, ...): needs the files of these data sets; skipped where neither IMPL_DATA_DIR nor the cache has them",
+    "data(dataset, ...): needs the files of these data sets; skipped where IMPL_DATA_DIR and the cache lack them",
 )
 
 
