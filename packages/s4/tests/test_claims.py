@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s4_impl.hippo import hippo, low_rank, nplr
+from s4_impl.hippo_matrix import hippo, low_rank, nplr
 from s4_impl.kernel import S4Kernel
 from s4_impl.layer import S4Layer
 from s4_impl.recurrence import unroll

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4_impl.cauchy import cauchy_naive
+from s4_impl.cauchy_sum import cauchy_naive
 from s4_impl.dplr import dplr_kernel
 from s4_impl.kernel import S4Kernel
 from s4_impl.recurrence import roll_forward, unroll

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4_impl import cauchy as cauchy_module
-from s4_impl import vandermonde as vandermonde_module
-from s4_impl.cauchy import cauchy, cauchy_at_roots, cauchy_naive, roots_of_unity
+from s4_impl import cauchy_sum as cauchy_module
+from s4_impl import vandermonde_sum as vandermonde_module
+from s4_impl.cauchy_sum import cauchy, cauchy_at_roots, cauchy_naive, roots_of_unity
 from s4_impl.convolution import convolve, convolve_direct, fast_length, rfft
-from s4_impl.vandermonde import powers, vandermonde, vandermonde_naive, vandermonde_transpose
+from s4_impl.vandermonde_sum import powers, vandermonde, vandermonde_naive, vandermonde_transpose
 
 few = settings(deadline=None, max_examples=25)
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from s4_impl import kernels_triton as kernels
-from s4_impl.cauchy import cauchy_naive, roots_of_unity
+from s4_impl.cauchy_sum import cauchy_naive, roots_of_unity
 from s4_impl.kernel import S4Kernel
-from s4_impl.vandermonde import vandermonde_naive
+from s4_impl.vandermonde_sum import vandermonde_naive
 
 
 @pytest.fixture

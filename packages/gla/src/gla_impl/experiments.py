@@ -45,6 +45,9 @@ Experiment = Literal["mqar", "shakespeare", "wikitext2", "length"]
 Preset = Literal["cpu", "paper"]
 
 
+_TAKEN_OVER = "Models that an earlier run trained with the same settings were taken over; the time is without theirs."
+
+
 # Recall ---------------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +220,8 @@ def _run_mqar(
                 for lr in table.lrs:
                     console.print(f"{name}, d={width}, length {seq_len}, lr {lr:g}, seed {seed}")
                     folder = work_dir / _run_name("mqar", name, seed, config, table, task, lr)
+                    if folder.exists() and _TAKEN_OVER not in record.notes:
+                        record.notes.append(_TAKEN_OVER)
                     _, result, accuracy = train_mqar(
                         config,
                         table,
@@ -317,9 +322,6 @@ LM_TABLES: dict[tuple[Experiment, Preset], LMTable] = {
         seeds=3,
     ),
 }
-
-
-_TAKEN_OVER = "Models that an earlier run trained with the same settings were taken over; the time is without theirs."
 
 
 def position_bins(length: int) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from s4_impl.cauchy import cauchy, cauchy_at_roots, cauchy_naive, roots_of_unity
+from s4_impl.cauchy_sum import cauchy, cauchy_at_roots, cauchy_naive, roots_of_unity
 from s4_impl.discretise import DPLR
 
 __all__ = ["Backend", "dplr_kernel"]

@@ -19,7 +19,7 @@ from s4_impl.discretise import (
     zoh_diagonal,
 )
 from s4_impl.dplr import Backend, dplr_kernel
-from s4_impl.hippo import DiagonalInit, HippoKind, diagonal, hippo, nplr
+from s4_impl.hippo_matrix import DiagonalInit, HippoKind, diagonal, hippo, nplr
 from s4_impl.recurrence import (
     DenseStep,
     DiagonalStep,
@@ -31,7 +31,7 @@ from s4_impl.recurrence import (
     krylov,
     roll_forward,
 )
-from s4_impl.vandermonde import vandermonde, vandermonde_naive, vandermonde_transpose
+from s4_impl.vandermonde_sum import vandermonde, vandermonde_naive, vandermonde_transpose
 
 __all__ = ["Discretisation", "KernelMode", "S4Kernel"]
 

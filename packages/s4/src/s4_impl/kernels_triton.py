@@ -30,7 +30,7 @@ def cauchy_triton(
     w: Complex[Tensor, "heads half"],
     s: Complex[Tensor, "points"] | None = None,
 ) -> Complex[Tensor, "channels heads points"]:
-    """`s4_impl.cauchy.cauchy` on the GPU. Differentiable once, in v and w."""
+    """`cauchy_sum.cauchy` on the GPU. Differentiable once, in v and w."""
     s = torch.ones_like(z) if s is None else s
     return torch.cat([_Cauchy.apply(part, z, w, s) for part in v.split(_CHANNELS)])
 
@@ -38,7 +38,7 @@ def cauchy_triton(
 def vandermonde_triton(
     v: Complex[Tensor, "channels heads half"], x: Complex[Tensor, "heads half"], L: int
 ) -> Float[Tensor, "channels heads {L}"]:
-    """`s4_impl.vandermonde.vandermonde` on the GPU. Differentiable once.
+    """`vandermonde_sum.vandermonde` on the GPU. Differentiable once.
 
     Raises:
         ValueError: if L is not positive.

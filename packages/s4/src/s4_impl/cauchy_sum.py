@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from s4_impl.convolution import rfft
-from s4_impl.vandermonde import vandermonde
+from s4_impl.vandermonde_sum import vandermonde
 
 __all__ = ["cauchy", "cauchy_at_roots", "cauchy_naive", "roots_of_unity"]
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s4_impl.hippo import diagonal, hippo, low_rank, nplr
+from s4_impl.hippo_matrix import diagonal, hippo, low_rank, nplr
 
 KINDS = ["legs", "legt", "lagt", "fourier"]
 few = settings(deadline=None, max_examples=15)
