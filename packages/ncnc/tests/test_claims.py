@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncnc_impl import CSR, NCN, RECIPES, Graph, LinkHead, common_neighbors, completion_probability
-from ncnc_impl.experiments import geometric_study, run_seed
+from ncnc_impl.experiments import geometric_study
 from ncnc_impl.predictor import completion_probability_naive
 from ncnc_impl.training import LinkLoss
 from shared_impl.train import count_parameters
@@ -168,29 +168,6 @@ def test_with_half_the_edges_gone_completion_helps():
         hits = geometric_study(n_nodes=1500, epochs=30, seed=seed, keep=0.5, models=("ncn", "ncnc")).hits
         gains.append(hits["ncnc"] - hits["ncn"])
     assert statistics.mean(gains) >= 1.0
-
-
-@pytest.fixture(scope="module")
-def cora_hits():
-    """Hits@100 in percent of one seed of Cora, with and without target link removal."""
-    from shared_impl.data import available
-
-    if not available("planetoid"):
-        pytest.skip("the Planetoid files are not at hand")
-    return {name: run_seed("cora", name, 0)["hits@100"] for name in ("cn", "ncn", "ncn_no_removal")}
-
-
-@pytest.mark.slow
-@pytest.mark.data
-def test_cora_reaches_the_papers_range(cora_hits):
-    assert 84 <= cora_hits["ncn"] <= 92
-    assert 31 <= cora_hits["cn"] <= 37
-
-
-@pytest.mark.slow
-@pytest.mark.data
-def test_without_target_link_removal_scores_drop(cora_hits):
-    assert cora_hits["ncn_no_removal"] <= cora_hits["ncn"] - 1
 
 
 def test_no_gradient_reaches_the_encoder_through_completion_probabilities(random_graph):
