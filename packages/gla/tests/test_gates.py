@@ -40,6 +40,13 @@ def test_gates_stay_float32_for_half_precision_logits():
     assert scalar_gate(logits[..., 0], torch.zeros(3)).dtype == torch.float32
 
 
+def test_gates_keep_every_digit_of_float64_logits():
+    logits = torch.randn(1, 2, 3, 4, dtype=torch.float64)
+    expected = logits.sigmoid().log() / 16
+    torch.testing.assert_close(vector_gate(logits), expected, rtol=1e-14, atol=0)
+    assert scalar_gate(logits[..., 0], torch.zeros(3)).dtype == torch.float64
+
+
 @pytest.mark.parametrize("kind", ["none", "fixed", "scalar", "vector", "outer"])
 def test_every_gate_goes_into_every_form(kind):
     q, k, logits = torch.randn(3, 2, 20, 4, 6, dtype=torch.float64).unbind(0)

@@ -41,7 +41,7 @@ def test_layer_is_the_equations_of_section_4_4_written_out(variant):
     r = x @ layer.r_proj.weight.T + (layer.r_proj.bias if variant == "paper" else 0)
     expected = (F.silu(r) * torch.cat(heads, -1)) @ layer.o_proj.weight.T
     # a head norm multiplies rounding by the inverse of the small norms before it
-    torch.testing.assert_close(layer(x)[0], expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(layer(x)[0], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -54,8 +54,8 @@ def test_reading_token_by_token_gives_what_reading_at_once_gives(gate, variant):
     for t in range(70):
         out, state = layer.step(x[:, t], state)
         outputs.append(out)
-    torch.testing.assert_close(torch.stack(outputs, 1), y, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(state, final, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(torch.stack(outputs, 1), y, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(state, final, rtol=1e-11, atol=1e-11)
 
 
 @settings(max_examples=15, deadline=None)
@@ -67,8 +67,8 @@ def test_a_sequence_may_be_cut_anywhere(length, data, gate):
     y, final = layer(x)
     first, state = layer(x[:, :cut])
     second, state = layer(x[:, cut:], state)
-    torch.testing.assert_close(torch.cat([first, second], 1), y, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(state, final, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(torch.cat([first, second], 1), y, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(state, final, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -89,8 +89,8 @@ def test_padding_on_either_side_changes_neither_outputs_nor_state(gate, side):
     mask[:, real] = True
     y, state = layer(torch.cat(parts, 1), attention_mask=mask)
     expected, expected_state = layer(short)
-    torch.testing.assert_close(y[:, real], expected, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(state, expected_state, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(y[:, real], expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(state, expected_state, rtol=1e-11, atol=1e-11)
 
 
 def test_infinite_padding_does_not_leak():
@@ -144,7 +144,7 @@ def test_no_gate_is_linear_attention():
     o = torch.einsum("bihd,bjhd,bjhv->bihv", q, k, v * 1.0) * 0
     scores = torch.einsum("bihd,bjhd->bhij", q, k).tril()
     o = o + torch.einsum("bhij,bjhv->bihv", scores, v)
-    torch.testing.assert_close(layer._output(o, x), layer(x)[0], rtol=1e-7, atol=1e-10)
+    torch.testing.assert_close(layer._output(o, x), layer(x)[0], rtol=1e-11, atol=1e-11)
 
 
 def test_outer_gate_decays_keys_and_values():
@@ -249,5 +249,5 @@ def test_streaming_helper_agrees_for_the_default_layer():
     layer = make()
     x = torch.randn(2, 33, 32, dtype=torch.float64)
     assert_streaming_equals_batch(
-        lambda z: layer(z)[0], layer.step, x, layer.initial_state(2, dtype=torch.float64), rtol=1e-7, atol=1e-9
+        lambda z: layer(z)[0], layer.step, x, layer.initial_state(2, dtype=torch.float64), rtol=1e-11, atol=1e-11
     )

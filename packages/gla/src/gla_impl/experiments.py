@@ -93,6 +93,7 @@ MQAR_TABLES: dict[tuple[Experiment, Preset], MQARTable] = {
         n_test=500,
         steps=3000,
         batch_size={32: 64},
+        n_heads=1,
     ),
     # the grid of Zoology's figure 2: 64 epochs of 100,000 sequences
     ("mqar", "paper"): MQARTable(

@@ -30,20 +30,20 @@ def fixed_gate(n_heads: int) -> Float[Tensor, "1 1 heads 1"]:
 def scalar_gate(
     time_step: Float[Tensor, "batch length heads"], log_rate: Float[Tensor, " heads"]
 ) -> Float[Tensor, "batch length heads 1"]:
-    """Mamba-2's data-dependent decay a head: `log alpha = -exp(log_rate) softplus(time_step)`, in float32.
+    """Mamba-2's data-dependent decay a head: `log alpha = -exp(log_rate) softplus(time_step)`, float32 or wider.
 
     `time_step` is a projection of the token with its bias added; `log_rate` is a parameter a head.
     """
-    return -(log_rate.float().exp() * F.softplus(time_step.float())).unsqueeze(-1)
+    return -(_wide(log_rate).exp() * F.softplus(_wide(time_step))).unsqueeze(-1)
 
 
 def vector_gate(
     logits: Float[Tensor, "batch length heads dk"], *, tau: float = 16.0
 ) -> Float[Tensor, "batch length heads dk"]:
-    """GLA's decay a key channel, `alpha = sigmoid(logits)^(1/tau)`, as float32 logarithms (section 4.4)."""
+    """GLA's decay a key channel, `alpha = sigmoid(logits)^(1/tau)`, as logarithms in float32 or wider (section 4.4)."""
     if tau <= 0:
         raise ValueError(f"tau must be positive, got {tau}")
-    return F.logsigmoid(logits.float()) / tau
+    return F.logsigmoid(_wide(logits)) / tau
 
 
 def outer_gate(
@@ -54,3 +54,8 @@ def outer_gate(
 ) -> tuple[Float[Tensor, "batch length heads dk"], Float[Tensor, "batch length heads dv"]]:
     """The general gate `G_t = alpha_t^T beta_t` (section 4.1): pass them as `log_alpha` and `log_beta`."""
     return vector_gate(key_logits, tau=tau), vector_gate(value_logits, tau=tau)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision loses decays close to one; float64 stays what it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
