@@ -8,6 +8,7 @@ from shared_impl.results import (
     Row,
     markdown_table,
     plot_curves,
+    plot_scores,
     rich_table,
     summarise,
     write_atomically,
@@ -93,6 +94,17 @@ def test_curves_are_drawn(tmp_path):
         plot_curves(path, {"one": ([1, 2], [3])}, xlabel="x", ylabel="y")
     with pytest.raises(ValueError, match="empty"):
         plot_curves(path, {}, xlabel="x", ylabel="y")
+
+
+def test_scores_are_drawn(tmp_path):
+    path = plot_scores(
+        tmp_path / "a" / "x.png", {"one": [1.0, 2.0], "two": [3.0]}, xlabel="accuracy", paper={"two": 2.5, "three": 9.0}
+    )
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="'two' has no scores"):
+        plot_scores(path, {"one": [1.0], "two": []}, xlabel="x")
+    with pytest.raises(ValueError, match="empty"):
+        plot_scores(path, {}, xlabel="x")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

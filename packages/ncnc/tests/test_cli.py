@@ -119,6 +119,19 @@ def test_bad_input_is_one_line_and_exit_2(arguments, message, capsys, tmp_path, 
     assert message in last_error(capsys)
 
 
+def test_bench_official_says_what_it_needs(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("NCNC_OFFICIAL_DIR", raising=False)
+    assert main(["bench", "official"]) == 2
+    assert "needs NCNC_OFFICIAL_DIR" in last_error(capsys)
+    monkeypatch.setenv("NCNC_OFFICIAL_DIR", str(tmp_path))
+    assert main(["bench", "official"]) == 2
+    assert "is not a checkout of GraphPKU/NeuralCommonNeighbor" in last_error(capsys)
+    (tmp_path / "NeighborOverlap.py").touch()
+    (tmp_path / "model.py").write_text("import a_library_that_is_not_there")
+    assert main(["bench", "official"]) == 2
+    assert "needs a library that is not installed" in last_error(capsys)
+
+
 def test_unknown_nodes_are_named(trained, capsys):
     assert main(["recommend", "zoe", "--model", str(trained / "out" / "model")]) == 2
     assert "the graph has no node 'zoe'" in last_error(capsys)

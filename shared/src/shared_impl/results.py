@@ -15,9 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.table import Table
 
-__all__ = ["Record", "Row", "markdown_table", "plot_curves", "rich_table", "summarise", "write_atomically"]
+__all__ = [
+    "Record",
+    "Row",
+    "markdown_table",
+    "plot_curves",
+    "plot_scores",
+    "rich_table",
+    "summarise",
+    "write_atomically",
+]
 
 Kind = Literal["reproduce", "bench", "train", "demo"]
 
@@ -215,11 +226,7 @@ def plot_curves(
     for label, (xs, ys) in curves.items():
         if len(xs) != len(ys):
             raise ValueError(f"curve {label!r}: {len(xs)} x values but {len(ys)} y values")
-    # Figure without pyplot: no global state, no display
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _figure(4.2)
     for label, (xs, ys) in curves.items():
         axes.plot(xs, ys, label=label, marker="o" if len(xs) < 30 else None, markersize=3.5)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -229,6 +236,53 @@ def plot_curves(
         axes.set_yscale("log")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def plot_scores(
+    path: Path,
+    scores: Mapping[str, Sequence[float]],
+    *,
+    xlabel: str,
+    title: str = "",
+    paper: Mapping[str, float] | None = None,
+) -> Path:
+    """Draw each label's scores, one a seed, with their mean and the paper's number, into a PNG and return its path.
+
+    Raises:
+        ValueError: if there are no scores, or a label has none.
+    """
+    if not scores:
+        raise ValueError("scores must not be empty")
+    for label, values in scores.items():
+        if not len(values):
+            raise ValueError(f"{label!r} has no scores")
+    figure, axes = _figure(1.1 + 0.32 * len(scores))
+    published = {label: value for label, value in (paper or {}).items() if label in scores}
+    rows = {label: row for row, label in enumerate(scores)}
+    for label, values in scores.items():
+        axes.plot(values, [rows[label]] * len(values), "o", color="C0", alpha=0.4, markersize=4.5)
+    means = [sum(values) / len(values) for values in scores.values()]
+    axes.plot(means, list(rows.values()), "|", color="C0", markersize=15, markeredgewidth=2, label="mean")
+    if published:
+        at = [rows[label] for label in published]
+        axes.plot(list(published.values()), at, "D", color="C1", markersize=5, label="paper")
+    axes.set(xlabel=xlabel, title=title, ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticks(list(rows.values()), list(rows))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _figure(height: float) -> "tuple[Figure, Axes]":
+    # Figure without pyplot: no global state, no display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _save(figure: "Figure", path: Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

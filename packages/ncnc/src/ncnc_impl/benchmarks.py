@@ -1,9 +1,12 @@
 """Speed and memory: each function measures one thing and returns a record."""
 
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +18,25 @@ from ncnc_impl.csr import CSR
 from ncnc_impl.data import as_graph, load_planetoid
 from ncnc_impl.graph import Graph, sample_negatives
 from ncnc_impl.model import NCN
+from ncnc_impl.official import OfficialModel, load_official, revision
 from ncnc_impl.overlap import common_neighbors, common_neighbors_naive, overlap_parts
 from ncnc_impl.recipes import RECIPES
 from ncnc_impl.splits import split_edges
-from ncnc_impl.training import LinkLoss, train_links
+from ncnc_impl.training import LinkLoss, predict_logits, train_links
 from shared_impl.bench import compare
+from shared_impl.cli import UserError
 from shared_impl.data_error import DataError
 from shared_impl.results import Record, Row
 
-__all__ = ["BENCHMARKS", "bench_completion", "bench_epoch", "bench_million", "bench_overlap", "local_graph"]
+__all__ = [
+    "BENCHMARKS",
+    "bench_completion",
+    "bench_epoch",
+    "bench_million",
+    "bench_official",
+    "bench_overlap",
+    "local_graph",
+]
 
 
 def local_graph(n_nodes: int, n_edges: int, *, n_features: int = 0, seed: int = 0) -> Graph:
@@ -130,6 +143,55 @@ def bench_epoch(*, quick: bool = False, seed: int = 0) -> Record:
                 )
             )
         record.add(_ratio(timings["ours"], task, f"{variant}, ours", "times the plain form's speed", rounds))
+    return record
+
+
+def bench_official(*, quick: bool = False, seed: int = 0) -> Record:
+    """Beside the authors' code, from the checkout that NCNC_OFFICIAL_DIR names: equal logits, and an epoch on Cora.
+
+    Raises:
+        UserError: without the checkout or what it needs.
+    """
+    place = os.environ.get("NCNC_OFFICIAL_DIR")
+    if not place:
+        raise UserError(
+            "bench official needs NCNC_OFFICIAL_DIR: the folder of a checkout of GraphPKU/NeuralCommonNeighbor"
+        )
+    official = load_official(Path(place))
+    record = Record.start("ncnc_impl", "official", preset="cpu", seeds=[seed], kind="bench")
+    try:
+        graph, task = load_planetoid("cora"), "Cora"
+    except DataError:
+        graph, task = _like_cora(seed), "a graph of Cora's size"
+    train, recipe = split_edges(graph, seed=seed).train, RECIPES["cora"]
+    assert isinstance(train.x, CSR)
+    dense = train.x.to_dense()
+    batch_size = recipe.training["batch_size"]
+    rounds = 1 if quick else 7
+    for variant in ("ncn", "ncnc"):
+        torch.manual_seed(seed)
+        equal = NCN(train.x.n_cols, **recipe.model_options(variant, compat="official")).eval()  # type: ignore[arg-type]
+        theirs = OfficialModel(official, recipe, variant, train, dense)
+        theirs.take_weights(equal)
+        pairs = torch.cat((train.edges[:512], sample_negatives(train, 512)))
+        expected = theirs.logits(pairs)
+        found = predict_logits(equal, train, pairs)
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        metric = "largest difference over largest logit"
+        record.add(Row(task=task, model=variant, metric=metric, value=difference, higher_is_better=False))
+
+        model = NCN(train.x.n_cols, **recipe.model_options(variant))  # type: ignore[arg-type]
+        loss = LinkLoss(train)
+
+        def ours(model: NCN = model, loss: LinkLoss = loss) -> None:
+            _epoch(model, lambda edge: loss(model, (train.edges[edge], edge)), train.n_edges, batch_size)
+
+        timings = compare({"official": theirs.epoch(batch_size), "ours": ours}, baseline="official", rounds=rounds)
+        for name, timing in timings.items():
+            row = Row(task=task, model=f"{variant}, {name}", metric="s an epoch", value=timing.median_s, n=rounds)
+            record.add(replace(row, higher_is_better=False))
+        record.add(_ratio(timings["ours"], task, f"{variant}, ours", "times the official speed", rounds))
+    record.notes.append(f"official: GraphPKU/NeuralCommonNeighbor@{revision(Path(place))}, float32, the recipe of Cora")
     return record
 
 
@@ -288,6 +350,7 @@ class _PlainNCN(nn.Module):
 
 
 BENCHMARKS: Mapping[str, Callable[..., Record]] = {
+    "official": bench_official,
     "overlap": bench_overlap,
     "epoch": bench_epoch,
     "completion": bench_completion,

@@ -264,9 +264,10 @@ class Reproduce(Options):
 class Bench(Options):
     """Speed and memory of the parts."""
 
-    what: Positional[Literal["overlap", "epoch", "completion", "million"]] = "overlap"
+    what: Positional[Literal["overlap", "epoch", "completion", "million", "official"]] = "overlap"
     """overlap: pairs a second against SciPy and a loop; epoch: training on Cora against the dense formulation;
-    completion: cost of NCNC by batch and degree; million: an epoch on a graph of a million nodes"""
+    completion: cost of NCNC by batch and degree; million: an epoch on a graph of a million nodes; official:
+    beside the authors' code, from the checkout that NCNC_OFFICIAL_DIR names"""
     quick: bool = False
     """small sizes, to see that it runs"""
 
