@@ -45,7 +45,12 @@ def tests_of(file: Path) -> set[str]:
 
 
 def verified(claim: dict[str, Any], package: Path) -> bool:
-    """Whether the evidence that a claim names is there: its test, or its record (both, if it names both)."""
+    """Whether the evidence that a claim names is there: its test, or its record (both, if it names both).
+
+    A statement with a status, not run or not confirmed, is not verified.
+    """
+    if claim.get("status"):
+        return False
     evidence = []
     if test := claim.get("test"):
         file, _, node = test.partition("::")

@@ -92,6 +92,7 @@ def test_a_claim_with_test_and_record_needs_both(root):
     assert catalog.verified(claim, package)
     assert not catalog.verified(claim | {"record": "results/other.json"}, package)
     assert not catalog.verified(claim | {"test": "tests/test_claims.py::test_other"}, package)
+    assert not catalog.verified(claim | {"status": "not confirmed", "reason": "it is worse"}, package)
 
 
 def test_the_table_of_a_readme_comes_from_the_record(root):

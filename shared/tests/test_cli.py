@@ -35,6 +35,13 @@ text = "it flies"
 kind = "reproduction"
 status = "not run"
 reason = "no wings"
+[[tool.impl.claims]]
+id = "3"
+text = "it is fast"
+kind = "reproduction"
+record = "results/race-cpu.json"
+status = "not confirmed"
+reason = "it came last"
 """
 
 
@@ -129,8 +136,11 @@ def test_info_shows_the_card(toy, capsys):
     assert "A Toy" in out
     assert "test_it_runs" in out
     assert "no wings" in out
+    assert "it came last" in out
     assert run("info", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["claims"][1]["reason"] == "no wings"
+    claims = json.loads(capsys.readouterr().out)["claims"]
+    assert claims[1]["reason"] == "no wings"
+    assert claims[2]["status"] == "not confirmed"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +150,10 @@ def test_info_shows_the_card(toy, capsys):
         ('title = "A Toy"', 'title = "A Toy"\ncolour = "red"', "colour"),
         ('id = "2"', 'id = "1"', "must differ"),
         ('kind = "exact"', 'kind = "sure"', "kind must be"),
-        ('reason = "no wings"', "", "claim 2 needs"),
+        ('reason = "no wings"', "", "claim 2: status 'not run' needs a reason"),
+        ('status = "not run"', 'status = "dropped"', "must be 'not run' or 'not confirmed', got 'dropped'"),
+        ('record = "results/race-cpu.json"', "", "claim 3 needs a test, a record"),
+        ('test = "tests/test_claims.py::test_it_runs"', "", "claim 1 needs a test, a record"),
     ],
 )
 def test_a_card_that_lacks_something_is_refused(old, new, says):

@@ -91,7 +91,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of the paper and the evidence for it: a test node, a record, or why it was not run."""
+    """One statement of the paper and the evidence for it: a test node, a record, or why it was not run.
+
+    With `status = "not confirmed"` the record or test speaks against the statement, and `reason` says how.
+    """
 
     id: str
     text: str
@@ -145,7 +148,11 @@ def parse_card(text: str) -> Card:
     for claim in claims:
         if claim.kind not in ("exact", "behaviour", "reproduction"):
             raise ValueError(f"claim {claim.id}: kind must be exact, behaviour or reproduction, got {claim.kind}")
-        if not (claim.test or claim.record or (claim.status == "not run" and claim.reason)):
+        if claim.status not in (None, "not run", "not confirmed"):
+            raise ValueError(f"claim {claim.id}: status must be 'not run' or 'not confirmed', got {claim.status!r}")
+        if claim.status and not claim.reason:
+            raise ValueError(f"claim {claim.id}: status {claim.status!r} needs a reason")
+        if claim.status != "not run" and not (claim.test or claim.record):
             raise ValueError(f"claim {claim.id} needs a test, a record, or status = 'not run' with a reason")
     return card
 
@@ -290,6 +297,6 @@ def _print_card(card: Card, console: "Console") -> None:
     console.print(card.headline, highlight=False)
     table = Table("claim", "what", "kind", "evidence", title="Claims of the paper")
     for claim in card.claims:
-        evidence = claim.test or claim.record or f"not run: {claim.reason}"
+        evidence = f"{claim.status}: {claim.reason}" if claim.status else claim.test or claim.record or ""
         table.add_row(claim.id, claim.text, claim.kind, evidence.rpartition("::")[2])
     console.print(table)
