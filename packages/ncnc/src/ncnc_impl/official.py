@@ -57,9 +57,7 @@ class OfficialModel:
     """
 
     def __init__(self, official: Any, recipe: Recipe, variant: str, graph: Graph, x: Tensor) -> None:
-        from torch_sparse import SparseTensor  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-        self._sparse = SparseTensor
+        self._sparse = importlib.import_module("torch_sparse").SparseTensor
         self.graph, self.x = graph, x
         m = recipe.model
         hidden = m["hidden"]
