@@ -1,7 +1,9 @@
+import subprocess
+
 import pytest
 import torch
 
-from shared_impl.bench import compare, peak_memory
+from shared_impl.bench import checkout_revision, compare, module_from_file, peak_memory
 
 
 def test_more_work_has_a_lower_ratio():
@@ -58,3 +60,22 @@ def test_a_failing_form_says_why():
 @pytest.mark.gpu
 def test_peak_memory_on_a_gpu():
     assert peak_memory(lambda: torch.ones(2**20, device="cuda"), device="cuda") == 2**22
+
+
+def test_a_file_of_a_checkout_is_imported_and_its_commit_named(tmp_path):
+    (tmp_path / "theirs.py").write_text("answer = 42\n")
+    assert module_from_file(tmp_path / "theirs.py", "theirs").answer == 42
+    (tmp_path / "lacking.py").write_text("import a_library_that_is_not_there\n")
+    with pytest.raises(ImportError, match="a_library_that_is_not_there"):
+        module_from_file(tmp_path / "lacking.py", "lacking")
+    assert checkout_revision(tmp_path) == "unknown"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    assert len(checkout_revision(tmp_path)) == 7
+
+
+def test_without_git_a_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert checkout_revision(tmp_path) == "unknown"

@@ -6,6 +6,7 @@ import pytest
 from shared_impl.results import (
     Record,
     Row,
+    kept_run,
     markdown_table,
     plot_curves,
     plot_scores,
@@ -105,6 +106,15 @@ def test_scores_are_drawn(tmp_path):
         plot_scores(path, {"one": [1.0], "two": []}, xlabel="x")
     with pytest.raises(ValueError, match="empty"):
         plot_scores(path, {}, xlabel="x")
+
+
+def test_a_run_that_is_kept_is_not_made_again(tmp_path):
+    settings = {"seed": 0, "lr": 0.1}
+    assert kept_run(tmp_path, "m", settings, None) is None
+    assert kept_run(tmp_path, "m", settings, lambda: {"mse": 1.0}) == {"mse": 1.0}
+    assert kept_run(tmp_path, "m", {"lr": 0.1, "seed": 0}, lambda: {"mse": 2.0}) == {"mse": 1.0}
+    assert kept_run(tmp_path, "m", {**settings, "lr": 0.2}, lambda: {"mse": 2.0}) == {"mse": 2.0}
+    assert kept_run(tmp_path, "other", settings, None) is None
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

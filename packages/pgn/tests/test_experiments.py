@@ -5,7 +5,7 @@ import pytest
 from pgn_impl import experiments
 from pgn_impl.comparison import ABLATIONS, ablate, compare_models
 from pgn_impl.data import synthetic_series
-from pgn_impl.experiments import MAIN, PAPER, SCALES, kept_run, reproduce_table1, run_once, univariate
+from pgn_impl.experiments import MAIN, PAPER, SCALES, reproduce_table1, run_once, univariate
 from pgn_impl.models import HORIZONS
 from pgn_impl.training import Recipe
 
@@ -41,14 +41,6 @@ def test_a_run_repeats_and_counts_its_parameters(series):
     assert one["mse"] != run_once(data, "tpgn", 1, recipe=recipe, d_model=3)["mse"]
     assert one["mse"] != one["all_mse"]  # the last incomplete batch
     assert run_once(data, "last", 0)["parameters"] == 0
-
-
-def test_a_run_that_is_kept_is_not_made_again(tmp_path):
-    wanted = {"data": "a", "pred_len": 1, "model": "m", "seed": 0, "lr": 0.1}
-    assert kept_run(tmp_path, wanted, None) is None
-    assert kept_run(tmp_path, wanted, lambda: {"mse": 1.0}) == {"mse": 1.0}
-    assert kept_run(tmp_path, wanted, lambda: {"mse": 2.0}) == {"mse": 1.0}
-    assert kept_run(tmp_path, {**wanted, "lr": 0.2}, lambda: {"mse": 2.0}) == {"mse": 2.0}
 
 
 def test_an_interrupted_table_is_a_record_of_what_ran_and_goes_on(tmp_path, monkeypatch, series):

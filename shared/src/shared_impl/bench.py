@@ -5,16 +5,20 @@ round are compared; the median over rounds is what counts.
 """
 
 import gc
+import importlib.util
 import multiprocessing
 import statistics
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
 
-__all__ = ["Timing", "compare", "peak_memory"]
+__all__ = ["Timing", "checkout_revision", "compare", "module_from_file", "peak_memory"]
 
 
 @dataclass(frozen=True)
@@ -128,3 +132,27 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, high
+
+
+def module_from_file(path: Path, name: str) -> Any:
+    """A Python file of somebody else's checkout, imported under a name, without a place in `sys.modules`.
+
+    Raises:
+        ImportError: if it needs a library that is not there.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def checkout_revision(folder: Path) -> str:
+    """The commit of a checkout in seven digits, or "unknown" where git has no answer."""
+    try:
+        command = ["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return run.stdout.strip() or "unknown"

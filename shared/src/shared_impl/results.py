@@ -1,5 +1,6 @@
 """The record of a run: what was run, where, how long, and our numbers beside the paper's and the baselines'."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -8,7 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Record",
     "Row",
+    "kept_run",
     "markdown_table",
     "plot_curves",
     "plot_scores",
     "rich_table",
+    "settings_key",
     "summarise",
     "write_atomically",
 ]
@@ -204,6 +207,30 @@ def markdown_table(records: Sequence[Record]) -> str:
         lines += [f"- {note}" for note in record.notes]
         lines.append("")
     return "\n".join(lines)
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that other settings do not share, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def kept_run(
+    work: Path, name: str, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]] | None
+) -> dict[str, Any] | None:
+    """The result of a run from its file under `work`, or else made and written there.
+
+    Args:
+        name: what the file's name begins with; the rest of it depends on all settings.
+        settings: everything that the result depends on.
+        make: called if there is no such file; None: then the answer is None.
+    """
+    path = work / f"{name}-{settings_key(settings)}.json"
+    if not path.is_file():
+        if make is None:
+            return None
+        write_atomically(path, json.dumps({"settings": settings, "result": make()}, indent=2, default=str) + "\n")
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["result"]
+    return result
 
 
 def plot_curves(

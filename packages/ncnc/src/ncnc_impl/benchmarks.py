@@ -18,12 +18,12 @@ from ncnc_impl.csr import CSR
 from ncnc_impl.data import as_graph, load_planetoid
 from ncnc_impl.graph import Graph, sample_negatives
 from ncnc_impl.model import NCN
-from ncnc_impl.official import OfficialModel, load_official, revision
+from ncnc_impl.official import OfficialModel, load_official
 from ncnc_impl.overlap import common_neighbors, common_neighbors_naive, overlap_parts
 from ncnc_impl.recipes import RECIPES
 from ncnc_impl.splits import split_edges
 from ncnc_impl.training import LinkLoss, predict_logits, train_links
-from shared_impl.bench import compare
+from shared_impl.bench import checkout_revision, compare
 from shared_impl.cli import UserError
 from shared_impl.data_error import DataError
 from shared_impl.results import Record, Row
@@ -191,7 +191,8 @@ def bench_official(*, quick: bool = False, seed: int = 0) -> Record:
             row = Row(task=task, model=f"{variant}, {name}", metric="s an epoch", value=timing.median_s, n=rounds)
             record.add(replace(row, higher_is_better=False))
         record.add(_ratio(timings["ours"], task, f"{variant}, ours", "times the official speed", rounds))
-    record.notes.append(f"official: GraphPKU/NeuralCommonNeighbor@{revision(Path(place))}, float32, the recipe of Cora")
+    commit = checkout_revision(Path(place))
+    record.notes.append(f"official: GraphPKU/NeuralCommonNeighbor@{commit}, float32, the recipe of Cora")
     return record
 
 

@@ -190,8 +190,9 @@ def read_edge_list(path: Path | str, *, features: Path | str | None = None) -> G
     if edges.shape[1] < 2:
         raise UserError(f"{path}: an edge list needs two columns, got {edges.shape[1]}")
     ends = [[_name(value) for value in edges[:, side]] for side in (0, 1)]
-    if any(name == "" for side in ends for name in side):
-        raise UserError(f"{path}: an edge lacks one of its ends")
+    lacking = [row for row, pair in enumerate(zip(*ends, strict=True), 1) if "" in pair]
+    if lacking:
+        raise UserError(f"{path}: edge {lacking[0]} lacks one of its ends")
     named: set[Any] = {*ends[0], *ends[1]}
     x = None
     if features is not None:

@@ -1,10 +1,9 @@
 """The paper's tables as experiments: what to run, at which scale, beside which published numbers."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +19,7 @@ from ncnc_impl.predictor import Variant
 from ncnc_impl.recipes import RECIPES, Recipe
 from ncnc_impl.splits import LinkSplit, split_edges
 from ncnc_impl.training import link_scorer, train_links
-from shared_impl.results import Record, Row, plot_curves, plot_scores, summarise, write_atomically
+from shared_impl.results import Record, Row, kept_run, plot_curves, plot_scores, settings_key, summarise
 
 __all__ = ["ABLATION", "MAIN", "PAPER", "geometric_study", "reproduce_table", "run_seed"]
 
@@ -137,6 +136,11 @@ def run_seed(
     return {metric: 100 * best_by(result.history, metric)[f"test_{metric}"] for metric in metrics}
 
 
+def _timed_seed(*args: Any, **options: Any) -> dict[str, Any]:
+    started = time.perf_counter()
+    return {"test": run_seed(*args, **options), "seconds": round(time.perf_counter() - started, 1)}
+
+
 def second_stage(
     recipe: Recipe, ncn: NCN, split: LinkSplit, *, depth: int = 1
 ) -> tuple[NCN, LinkSplit, dict[str, Any]]:
@@ -195,17 +199,12 @@ def reproduce_table(
         split = make_split(data, seed)
         for name in models:
             settings = {"data": data, "model": name, "seed": seed, "recipe": asdict(recipe)}
-            key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
-            path = work / f"{data}-{name}-seed{seed}-{key}.json"
-            if not path.is_file():
-                # minutes a seed on citation graphs, hours on OGB: only the latter are worth checkpoints of their own
-                folder = None if data in CITATION else path.with_suffix("")
-                started = time.perf_counter()
-                found = run_seed(data, name, seed, recipe=recipe, split=split, device=device, work=folder)
-                seconds = round(time.perf_counter() - started, 1)
-                content = {"settings": settings, "test": found, "seconds": seconds}
-                write_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            label = f"{data}-{name}-seed{seed}"
+            # minutes a seed on citation graphs, hours on OGB: only the latter are worth checkpoints of their own
+            folder = None if data in CITATION else work / f"{label}-{settings_key(settings)}"
+            run = partial(_timed_seed, data, name, seed, recipe=recipe, split=split, device=device, work=folder)
+            stored = kept_run(work, label, settings, run)
+            assert stored is not None
             done[name].append(stored["test"])
             spent += stored["seconds"]
             if progress is not None:

@@ -4,7 +4,6 @@ Their code needs torch_sparse and torch_scatter, which have no wheels for curren
 """
 
 import importlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from ncnc_impl.model import NCN
 from ncnc_impl.recipes import Recipe
 from shared_impl.cli import UserError
 
-__all__ = ["OFFICIAL_NAMES", "OfficialModel", "load_official", "revision"]
+__all__ = ["OFFICIAL_NAMES", "OfficialModel", "load_official"]
 
 OFFICIAL_NAMES = {"gae": "cn0", "ncn": "cn1", "ncnc": "incn1cn1"}
 
@@ -39,12 +38,6 @@ def load_official(folder: Path) -> Any:
             return importlib.import_module("model")
         except ImportError as error:
             raise UserError(f"the official code needs a library that is not installed: {error}") from error
-
-
-def revision(folder: Path) -> str:
-    """The commit of a checkout, shortened."""
-    run = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
 
 
 class OfficialModel:

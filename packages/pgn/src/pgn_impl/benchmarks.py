@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from pgn_impl.hie import gather_history
 from pgn_impl.models import LABELS, build, settings
-from pgn_impl.official import from_official, load_official, official_model, revision
+from pgn_impl.official import from_official, load_official, official_model
 from pgn_impl.pgn import PGN
 from pgn_impl.tpgn import TPGN
-from shared_impl.bench import Timing, compare
+from shared_impl.bench import Timing, checkout_revision, compare
 from shared_impl.cli import UserError
 from shared_impl.results import Record, Row, plot_curves
 from shared_impl.train import count_parameters
@@ -223,7 +223,7 @@ def bench_official(*, out_dir: Path, quick: bool = False, seed: int = 0) -> Reco
             note = f"{1e3 * found['ours'].median_s:.2f} ms against {1e3 * found['official'].median_s:.2f} ms"
             record.add(_ratio(found["ours"], task, "TPGN", f"{what}, times the official speed", note, rounds))
     record.notes.append(
-        f"official: Water2sea/TPGN@{revision(Path(place))}, models/TPGN.py; float32, batches of {BATCH}"
+        f"official: Water2sea/TPGN@{checkout_revision(Path(place))}, models/TPGN.py; float32, batches of {BATCH}"
     )
     return record
 

@@ -307,7 +307,7 @@ def _series(data: str, target: Sequence[str], time_column: str | None = None, da
         if missing:
             raise UserError(f"{data} has no column {', '.join(missing)}; there are {', '.join(series.columns)}")
     except (ValueError, DataError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error) if data in str(error) else f"{data}: {error}") from error
     if not target:
         return series
     places = [series.columns.index(name) for name in target]

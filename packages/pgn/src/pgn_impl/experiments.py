@@ -1,9 +1,7 @@
 """The paper's tables as experiments: what to run, at which scale, beside which published numbers."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from pgn_impl.data import Series, load
 from pgn_impl.models import HORIZONS, LABELS, UNTRAINED, build, settings
 from pgn_impl.training import Recipe, errors, train
 from pgn_impl.windows import ForecastData
-from shared_impl.results import Record, Row, plot_curves, summarise, write_atomically
+from shared_impl.results import Record, Row, kept_run, plot_curves, summarise
 from shared_impl.train import count_parameters
 
 __all__ = ["MAIN", "PAPER", "SCALES", "Scale", "reproduce_table1", "run_once", "univariate"]
@@ -148,23 +146,6 @@ def run_once(
     return {**found, "seconds": round(time.perf_counter() - begun, 1)}
 
 
-def kept_run(work: Path, wanted: Mapping[str, Any], make: Callable[[], dict[str, Any]] | None) -> dict[str, Any] | None:
-    """The result of a run from its file under `work`, or else made and written there.
-
-    Args:
-        wanted: all settings; the file's name depends on them.
-        make: called if there is no such file; None: then the answer is None.
-    """
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    path = work / f"{wanted['data']}-{wanted['pred_len']}-{wanted['model']}-seed{wanted['seed']}-{key}.json"
-    if not path.is_file():
-        if make is None:
-            return None
-        write_atomically(path, json.dumps({"settings": wanted, "result": make()}, indent=2, default=str) + "\n")
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["result"]
-    return result
-
-
 def reproduce_table1(
     *,
     preset: str,
@@ -211,7 +192,7 @@ def reproduce_table1(
         }
         for run in plan
     }
-    found = {run: kept_run(work, wanted[run], None) for run in plan}
+    found = {run: kept_run(work, run.file, wanted[run], None) for run in plan}
     done = {run: result for run, result in found.items() if result is not None}
     missing = [run for run in plan if run not in done]
     if finished_only:
@@ -231,7 +212,7 @@ def reproduce_table1(
             series = univariate(loaded[run.data], run.horizon)
             return run_once(series, run.model, run.seed, recipe=scale.recipe, device=device)
 
-        result = kept_run(work, wanted[run], make)
+        result = kept_run(work, run.file, wanted[run], make)
         assert result is not None
         done[run] = result
         _fill(record, done, plan)
@@ -276,6 +257,11 @@ class _Run(NamedTuple):
     data: str
     horizon: int
     seed: int
+
+    @property
+    def file(self) -> str:
+        """What the name of its result's file begins with."""
+        return f"{self.data}-{self.horizon}-{self.model}-seed{self.seed}"
 
 
 def _plan(models: Sequence[str], data: Sequence[str], scale: Scale, first_seed: int) -> Iterator[_Run]:

@@ -1,7 +1,5 @@
 """The authors' TPGN beside ours: their module, imported from a checkout, and its weights in ours."""
 
-import importlib.util
-import subprocess
 import types
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from pgn_impl.tpgn import TPGN
+from shared_impl.bench import module_from_file
 from shared_impl.cli import UserError
 
-__all__ = ["from_official", "load_official", "official_model", "revision"]
+__all__ = ["from_official", "load_official", "official_model"]
 
 
 def load_official(folder: Path) -> Any:
@@ -23,18 +22,7 @@ def load_official(folder: Path) -> Any:
     path = folder / "models" / "TPGN.py"
     if not path.is_file():
         raise UserError(f"{folder} is not a checkout of Water2sea/TPGN: it has no models/TPGN.py")
-    spec = importlib.util.spec_from_file_location("official_tpgn", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def revision(folder: Path) -> str:
-    """The commit of a checkout, shortened."""
-    run = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short=7", "HEAD"], capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
+    return module_from_file(path, "official_tpgn")
 
 
 def official_model(official: Any, ours: TPGN, *, freq: str = "h") -> nn.Module:

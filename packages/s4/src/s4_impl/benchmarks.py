@@ -20,7 +20,7 @@ from s4_impl.kernel import S4Kernel
 from s4_impl.layer import S4Layer
 from s4_impl.official import from_official
 from s4_impl.recurrence import unroll
-from shared_impl.bench import Timing, compare, peak_memory
+from shared_impl.bench import Timing, checkout_revision, compare, module_from_file, peak_memory
 from shared_impl.cli import UserError
 from shared_impl.results import Record, Row
 
@@ -141,7 +141,7 @@ def bench_official(peer: Path, *, device: torch.device, quick: bool = False, see
         UserError: if `peer` is not such a checkout, or lacks a library that it imports.
     """
     official = _import_official(peer)
-    revision = _revision(peer)
+    revision = checkout_revision(peer)
     config = {"peer": f"state-spaces/s4@{revision}", "d_model": _HEADS, "d_state": _STATE, "batch": _BATCH}
     record = _start("official", seed, quick, config)
     for name, theirs, ours in _pairs_for_parity(official):
@@ -194,25 +194,13 @@ def _import_official(peer: Path) -> Any:
         stand_in.rank_zero_only = lambda function: function
         sys.modules["pytorch_lightning"] = types.ModuleType("pytorch_lightning")
         sys.modules["pytorch_lightning.utilities"] = stand_in
-    spec = importlib.util.spec_from_file_location("official_s4", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     logging.disable(logging.WARNING)
     try:
-        spec.loader.exec_module(module)
+        return module_from_file(file, "official_s4")
     except ImportError as error:
         raise UserError(f"the official code needs a library that is not installed: {error}") from error
     finally:
         logging.disable(logging.NOTSET)
-    return module
-
-
-def _revision(peer: Path) -> str:
-    import subprocess
-
-    run = subprocess.run(["git", "-C", str(peer), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
 
 
 def _pairs_for_parity(official: Any) -> list[tuple[str, Any, S4Layer]]:

@@ -16,7 +16,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from shared_impl.bench import Timing, compare
+from shared_impl.bench import Timing, checkout_revision, compare
 from shared_impl.cli import UserError
 from shared_impl.results import Record, Row
 from tabpfn_impl.baselines import make_baseline
@@ -181,7 +181,8 @@ def bench_official(*, device: torch.device, quick: bool, seed: int) -> Record:
         ours, theirs = _our_tables(n, seed), _their_tables(load, n, seed)
         for name in ours:
             _distance(record, f"tables: {name}", ks_2samp(ours[name], theirs[name]), n)
-    record.notes.append("automl/TabPFN@ddf5e85; Kolmogorov-Smirnov distances between as many draws of either code")
+    commit = checkout_revision(folder)
+    record.notes.append(f"automl/TabPFN@{commit}; Kolmogorov-Smirnov distances between as many draws of either code")
     return record
 
 
