@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -122,8 +123,9 @@ def test_the_learning_rate_follows_the_clock(monkeypatch):
     assert again.elapsed == scheduler.elapsed == 125.0
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(tmp_path):
-    recipe = replace(TINY, steps=6, eval_every=3)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_was_stopped_goes_on_exactly(tmp_path, optimizer):
+    recipe = replace(TINY, steps=6, eval_every=3, optimizer=optimizer)
     whole, result = train_pfn(recipe, out_dir=tmp_path / "whole")
     assert result.steps == 6
     stopped = SyntheticTasks(recipe, 12)
@@ -151,6 +153,18 @@ def test_workers_give_the_same_run():
     helped, _ = train_pfn(replace(recipe, workers=2))
     for a, b in zip(alone.parameters(), helped.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_the_same_network():
+    recipe = replace(TINY, steps=4, eval_every=4, precision="float32", rows=(16,), features=(2,))
+    plain, one = train_pfn(recipe)
+    fused, two = train_pfn(replace(recipe, compile=True))
+    assert two.history[-1]["loss"] == pytest.approx(one.history[-1]["loss"], rel=1e-3)
+    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-2)
+    assert not any("forward" in vars(module) or "read" in vars(module) for module in fused.modules())
 
 
 def test_a_run_by_the_clock_ends():

@@ -1,5 +1,6 @@
 """Command line: `tabpfn-impl demo | info | train | predict | evaluate | prior | reproduce | bench`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,8 @@ class Train(Options):
             )
         except (ValueError, ConfigError) as error:
             raise UserError(str(error)) from error
+        if os.environ.get("RANK", "0") != "0":
+            return record  # the first process writes
         info = {
             "recipe": asdict(recipe),
             "command": record.command,

@@ -196,20 +196,20 @@ def compute(
     structure: Structure, draw: NetworkDraw
 ) -> tuple[Float[Tensor, "sets rows features"], Float[Tensor, "sets rows"]]:
     """Propagate the causes through the networks of a group and read features and targets."""
-    h = torch.baddbmm(draw.biases[0], draw.causes, draw.weights[0])
+    h = torch.bmm(draw.causes, draw.weights[0]).add_(draw.biases[0])
     counts = torch.bincount(draw.activation, minlength=len(ACTIVATIONS)).tolist()
-    outputs = []
-    for weight, bias, noise in zip(draw.weights[1:], draw.biases[1:], draw.noise, strict=True):
-        h = torch.baddbmm(bias, _activate(h, counts), weight).add_(noise)
-        outputs.append(h)
-    rows = draw.causes.shape[1]
+    (sets, rows, hidden), hidden_layers = h.shape, structure.num_layers - 1
+    units = h.new_empty(hidden_layers, sets, rows, hidden)
+    for i in range(hidden_layers):
+        torch.bmm(_activate(h, counts), draw.weights[i + 1], out=units[i])
+        h = units[i].add_(draw.biases[i + 1]).add_(draw.noise[i])
     if not structure.causal:
-        x = draw.causes.gather(2, draw.feature_units[:, None, :].expand(-1, rows, -1))
-        return x, outputs[-1].squeeze(-1)
-    flat = torch.cat(outputs, dim=2)
-    x = flat.gather(2, draw.feature_units[:, None, :].expand(-1, rows, -1))
-    y = flat.gather(2, draw.target_unit[:, None, None].expand(-1, rows, 1)).squeeze(-1)
-    return x, y
+        y = torch.bmm(_activate(h, counts), draw.weights[-1]).add_(draw.biases[-1]).add_(draw.noise[-1])
+        return draw.causes.gather(2, draw.feature_units[:, None, :].expand(-1, rows, -1)), y.squeeze(-1)
+    chosen = torch.cat([draw.feature_units, draw.target_unit[:, None]], dim=1)
+    which = torch.arange(sets, device=h.device)[:, None]
+    columns = units[chosen // hidden, which, :, chosen % hidden]
+    return columns[:, :-1].mT.contiguous(), columns[:, -1]
 
 
 def _activate(h: Tensor, counts: list[int]) -> Tensor:

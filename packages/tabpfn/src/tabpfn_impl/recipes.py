@@ -5,8 +5,8 @@ from tabpfn_impl.training import TrainRecipe
 __all__ = ["RECIPES"]
 
 _MODEL_CPU = {
-    "d_model": 64, "n_layers": 3, "n_heads": 2, "features_per_token": 2, "summary_tokens": 2, "row_layers": 4,
-    "d_row": 128, "row_heads": 4,
+    "d_model": 64, "n_layers": 3, "n_heads": 2, "features_per_token": 2, "summary_tokens": 3, "row_layers": 6,
+    "d_row": 192, "row_heads": 6,
 }  # fmt: skip
 
 RECIPES: dict[str, TrainRecipe] = {
@@ -15,10 +15,15 @@ RECIPES: dict[str, TrainRecipe] = {
         architecture="cell",
         model=_MODEL_CPU,
         prior={"most_low": 10, "binary_p": 0.4, "group_size": 2},
-        minutes=74.0,
-        ramp_steps=2000,
+        minutes=100.0,
+        rows=(48, 64, 96, 128, 192, 256, 384, 640),
+        min_group=1,
+        groups_per_step=4,
+        ramp_steps=1500,
+        optimizer="muon",
         lr=2e-3,
-        eval_every=800,
+        compile=True,
+        eval_every=750,
         held_out=16,
     ),
     # the row network of 4 M parameters, half an hour of one GPU
@@ -49,7 +54,7 @@ RECIPES: dict[str, TrainRecipe] = {
         max_group=64,
         lr=1e-4,
         warmup_steps=900,
-        eval_every=500,
+        eval_every=750,
         workers=16,
     ),
     "tiny": TrainRecipe(

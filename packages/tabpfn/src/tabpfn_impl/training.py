@@ -22,10 +22,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
 from shared_impl.train import FitResult, TrainConfig, cosine_with_warmup, fit
-from tabpfn_impl.cell import CellTransformer
+from tabpfn_impl.cell import CellLayer, CellTransformer
 from tabpfn_impl.metrics import auc_ovo
+from tabpfn_impl.muon import Muon, parameter_groups
 from tabpfn_impl.priors import PriorConfig, TabularPrior, TaskBatch
-from tabpfn_impl.transformer import PFNTransformer
+from tabpfn_impl.transformer import PFNTransformer, RowLayer
 
 __all__ = [
     "ARCHITECTURES",
@@ -70,15 +71,20 @@ class TrainRecipe:
     ramp_from: tuple[int, int] = (80, 6)
     """rows and columns"""
     cells_per_group: int = 18_000
-    """a group has so many cells, rows x (columns + 2), but from 2 to `max_group` tables"""
+    """a group has so many cells, rows x (columns + 2), but from `min_group` to `max_group` tables"""
+    min_group: int = 2
     max_group: int = 32
     groups_per_step: int = 2
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW as in the paper, or Muon for the layers' matrices"""
     lr: float = 1e-3
     warmup_steps: int = 100
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """of activations; weights and the optimiser's state are float32"""
+    compile: bool = False
+    """whether to fuse the layers' elementwise operations with torch.compile: a minute at the start"""
     eval_every: int = 200
     """steps between validations"""
     held_out: int = 24
@@ -93,7 +99,7 @@ class TrainRecipe:
             raise ValueError(f"give either minutes or steps, got minutes={self.minutes} and steps={self.steps}")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be positive, got {self.minutes}")
-        for name in ("steps", "cells_per_group", "max_group", "groups_per_step", "eval_every", "held_out"):
+        for name in ("steps", "cells_per_group", "min_group", "max_group", "groups_per_step", "eval_every", "held_out"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -103,6 +109,8 @@ class TrainRecipe:
             raise ValueError(f"features must be numbers from 1 on, got {self.features}")
         if not self.train_shares or not all(0.0 < share < 1.0 for share in self.train_shares):
             raise ValueError(f"train_shares must be numbers inside (0, 1), got {self.train_shares}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer must be adamw or muon, got {self.optimizer!r}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
 
@@ -145,7 +153,7 @@ class SyntheticTasks(Dataset[TaskBatch]):
         )
         features = max(1, most_features - int(rng.integers(2)))
         n_train = min(max(int(rows * rng.choice(r.train_shares)), 4), rows - 4)
-        sets = min(max(r.cells_per_group // (rows * (most_features + 2)), 2), r.max_group)
+        sets = min(max(r.cells_per_group // (rows * (most_features + 2)), r.min_group), r.max_group)
         return self.prior.sample(sets, rows, n_train=n_train, features=features, seed=(r.seed, 2, index))
 
 
@@ -187,7 +195,8 @@ def validate(model: nn.Module, tasks: Sequence[TaskBatch]) -> dict[str, float]:
     losses, areas, right = [], [], []
     for batch in tasks:
         batch = batch.to(device)
-        logits = model(batch.x, batch.y[:, : batch.n_train]).float()
+        with torch.compiler.set_stance("force_eager"):
+            logits = model(batch.x, batch.y[:, : batch.n_train]).float()
         queries = batch.y[:, batch.n_train :]
         classes = torch.arange(logits.shape[2], device=device)
         logits = logits.masked_fill(classes > batch.y.amax(1)[:, None, None], -torch.inf)
@@ -201,8 +210,8 @@ def validate(model: nn.Module, tasks: Sequence[TaskBatch]) -> dict[str, float]:
 class TimedCosine(LRScheduler):
     """Linear warm-up over steps, then a half cosine that reaches 0 when `seconds` have gone by.
 
-    The time of a run that goes on is added to that before. The learning rate depends on the machine's speed: such a run
-    cannot be repeated exactly; one by steps can.
+    The time of a run that goes on is added to that before; several processes go by the slowest clock. The learning rate
+    depends on the machine's speed: such a run cannot be repeated exactly; one by steps can.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, seconds: float, warmup_steps: int) -> None:
@@ -215,6 +224,11 @@ class TimedCosine(LRScheduler):
         now = time.monotonic()
         self.elapsed += now - self._last
         self._last = now
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            device = self.optimizer.param_groups[0]["params"][0].device
+            elapsed = torch.tensor(self.elapsed, dtype=torch.float64, device=device)
+            torch.distributed.all_reduce(elapsed, torch.distributed.ReduceOp.MAX)
+            self.elapsed = float(elapsed)
         warm = min(1.0, (self.last_epoch + 1) / max(1, self.warmup_steps))
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, self.elapsed / self.seconds)))
         return [base * warm * cosine for base in self.base_lrs]
@@ -255,7 +269,12 @@ def train_pfn(
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "50000")
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.architecture, recipe.model).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    settings: dict[str, Any] = {"lr": recipe.lr, "betas": (0.9, 0.98), "weight_decay": recipe.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "muon":
+        optimizer = Muon(parameter_groups(model), **settings)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), **settings)
     scheduler: Any
     if recipe.minutes is not None:
         seconds = 60.0 * recipe.minutes
@@ -274,6 +293,8 @@ def train_pfn(
     if evaluate is None:
         held_out = held_out_tasks(recipe)
         evaluate = lambda network: validate(network, held_out)  # noqa: E731
+    if recipe.compile:
+        compile_layers(model)
     result = fit(
         model,
         loss_fn,
@@ -298,4 +319,20 @@ def train_pfn(
         resume=resume,
         console=console,
     )  # fmt: skip
+    for module in model.modules():
+        for name in _FUSED.get(type(module), ()):
+            vars(module).pop(name, None)
     return model.eval(), result
+
+
+_FUSED: dict[type[nn.Module], tuple[str, ...]] = {
+    CellLayer: ("mix_cells", "columns", "read"),
+    RowLayer: ("forward",),
+}
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Replace the methods of the model's layers by compiled ones, for tables of any size; validation stays as it is."""
+    for module in model.modules():
+        for name in _FUSED.get(type(module), ()):
+            setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
