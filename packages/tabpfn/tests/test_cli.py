@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from shared_impl.results import Record
+from tabpfn_impl.checkpoints import load_checkpoint
 from tabpfn_impl.cli import main
 
-COMMANDS = ["info", "demo", "train", "predict", "evaluate", "prior", "reproduce", "bench"]
+COMMANDS = ["info", "demo", "train", "export", "predict", "evaluate", "prior", "reproduce", "bench"]
 
 
 @pytest.fixture
@@ -103,6 +104,22 @@ def test_a_network_is_trained_saved_and_used(csv, tmp_path, capsys):
     arguments = ["--model", str(out), "--splits", "1", "--n-estimators", "1", "--no-baselines", "--json"]
     assert main(["evaluate", str(csv), *arguments]) == 0
     capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_a_run_is_made_ready_to_ship(tmp_path, capsys):
+    run, shipped = tmp_path / "run", tmp_path / "weights"
+    assert main(["train", "--recipe", "tiny", "--steps", "4", "--eval-every", "2", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", str(shipped), "--device", "cpu", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    checkpoint = load_checkpoint(shipped)
+    assert checkpoint.temperature == said["softmax_temperature"]
+    assert checkpoint.multiclass == said["multiclass"]
+    assert len((shipped / "training_log.jsonl").read_text().splitlines()) == 2
+    whole, half = (folder / "model.safetensors" for folder in (run / "model", shipped))
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    assert main(["export", str(tmp_path), "--to", str(shipped)]) == 2
 
 
 def test_the_prior_is_saved_and_drawn(tmp_path, capsys):

@@ -9,7 +9,7 @@ from scipy import stats
 
 from tabpfn_impl.gp_prior import GPConfig
 from tabpfn_impl.hyperpriors import MetaChoice, MetaGamma, MetaTruncatedNormal
-from tabpfn_impl.mlp_prior import MLPConfig, compute
+from tabpfn_impl.mlp_prior import MLPConfig, class_causes, compute
 from tabpfn_impl.priors import BNNPrior, GPPrior, PriorConfig, SCMPrior, TabularPrior
 from tabpfn_impl.reference_prior import compute_one, draw_network, draw_table
 
@@ -169,6 +169,33 @@ def test_categories_come_in_about_the_share_that_is_asked_for():
     assert share(0.0) == 0.0
     # half of the columns, those with more than 32 values not counted
     assert 0.3 < share(1.0) < 0.65
+
+
+def test_a_class_that_is_a_cause_has_clusters_of_its_own():
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    classes = torch.arange(4).repeat(300, 50)
+    causes = class_causes(classes, 6, rng, generator)
+    assert causes.shape == (300, 200, 6)
+    of_class = causes.view(300, 50, 4, 6)
+    between = of_class.mean(1).var(1)
+    noise = of_class.var(1).mean(1) / 50
+    # some causes do not depend on the class, others far more than by chance
+    ratio = (between / noise).flatten()
+    assert 0.1 < float((ratio < 3.0).float().mean()) < 0.8
+    assert float((ratio > 10.0).float().mean()) > 0.15
+
+
+def test_tables_whose_class_is_a_cause_are_usable_and_the_papers_prior_has_none_of_them():
+    prior = TabularPrior(PriorConfig(class_causes_p=1.0, most_low=10, binary_p=0.0))
+    batch = prior.sample(64, 60, n_train=30, features=5, seed=0)
+    assert torch.isfinite(batch.x).all()
+    for y in batch.y:
+        assert set(y[:30].tolist()) == set(y[30:].tolist()) == set(range(int(y.max()) + 1))
+    assert int(batch.y.max()) > 5
+    again = prior.sample(64, 60, n_train=30, features=5, seed=0)
+    assert torch.equal(batch.x, again.x)
+    assert torch.equal(batch.y, again.y)
+    assert PriorConfig().class_causes_p == 0.0
 
 
 def test_bad_settings_are_named():

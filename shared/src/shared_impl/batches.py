@@ -169,14 +169,17 @@ class LoaderBatches(_Epochs):
 
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         order = self.order(epoch)
-        index = list(range(self.examples or 0)) if order is None else order.tolist()
-        spans = list(self.spans(start))
-        self.plan.batches = [
-            [seed_for(self.seed, 1, epoch, first), *index[first:stop]] for _, cut in spans for first, stop, _ in cut
-        ]
+
+        def plan() -> Iterator[list[int]]:
+            for _, cut in self.spans(start):
+                for first, stop, _ in cut:
+                    index = range(first, stop) if order is None else order[first:stop].tolist()
+                    yield [seed_for(self.seed, 1, epoch, first), *index]
+
+        self.plan.make = plan
         assert self.loader is not None, "used after close"
         loaded = iter(self.loader)
-        for n, cut in spans:
+        for n, cut in self.spans(start):
             yield Step([(to_device(next(loaded), self.layout.device), share) for *_, share in cut], n)
 
     def close(self) -> None:
@@ -186,15 +189,15 @@ class LoaderBatches(_Epochs):
 
 
 class _Plan:
-    """The batch sampler: what is planned for the rest of the epoch."""
+    """The batch sampler: what is planned for the rest of the epoch, made as it is asked for.
 
-    batches: Sequence[list[int]] = ()
+    A run by the clock plans far more steps than it takes.
+    """
+
+    make: Callable[[], Iterator[list[int]]] = staticmethod(lambda: iter(()))
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+        return self.make()
 
 
 class _Items(Dataset[Any]):

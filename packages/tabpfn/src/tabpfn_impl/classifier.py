@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 from torch import Tensor
 
 from tabpfn_impl.checkpoints import Checkpoint, load_checkpoint, shipped_checkpoint
-from tabpfn_impl.ensemble import Member, class_codes, make_members, one_vs_rest_members
+from tabpfn_impl.ensemble import Member, class_codes, combine, make_members, one_vs_rest_members
 from tabpfn_impl.preprocess import ColumnTransform, TableEncoder
 from tabpfn_impl.transformer import ContextCache
 
@@ -216,14 +216,26 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         return values.grad.numpy()
 
     def _logits(self, values: Tensor) -> Tensor:
-        """(rows, classes) mean of the members' logits over the temperature, float64."""
+        """(rows, classes) logits of the ensemble, float64."""
+        temperature = self.softmax_temperature or self._checkpoint().temperature
+        direct, against_rest = self.member_means(values)
+        return combine(
+            None if direct is None else direct / temperature,
+            None if against_rest is None else against_rest / temperature,
+        )
+
+    def member_means(self, values: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What the members answer before the temperature, each (rows, classes) and a mean over members.
+
+        Returns:
+            the logits of the members that were asked for all classes at once, and each class's logit against the rest;
+            None for what was not asked.
+        """
         contexts = self._contexts if self._contexts is not None else self._read_context()
-        checkpoint = self._checkpoint()
-        device = next(checkpoint.model.parameters()).device
-        temperature = self.softmax_temperature or checkpoint.temperature
+        model = self._checkpoint().model
+        device = next(model.parameters()).device
         tables = [self._show(member, values) for member in self.members_]
         direct = torch.zeros(len(values), len(self.classes_), dtype=torch.float64)
-        # of each class: the sum over members of its logit against the rest
         against_rest = [torch.zeros(len(values), dtype=torch.float64) for _ in self.classes_]
         for first, context in zip(range(0, len(tables), self.batch_size), contexts, strict=True):
             members = self.members_[first : first + self.batch_size]
@@ -231,29 +243,16 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             answers = []
             for chunk in x.split(CHUNK, dim=1):
                 filled = torch.nn.functional.pad(chunk, (0, 0, 0, CHUNK - chunk.shape[1]))
-                answers.append(checkpoint.model.query(context, filled.to(device))[:, : chunk.shape[1]].cpu())
-            logits = torch.cat(answers, dim=1).double() / temperature
-            for member, own in zip(members, logits, strict=True):
+                answers.append(model.query(context, filled.to(device))[:, : chunk.shape[1]].cpu())
+            for member, own in zip(members, torch.cat(answers, dim=1).double(), strict=True):
                 if member.positive is None:
                     direct = direct + self._undisguise(member, own)
                 else:
                     no, yes = own[:, :2].roll(-member.class_shift, dims=1).unbind(1)
                     against_rest[member.positive] = against_rest[member.positive] + (yes - no)
-        return self._combine(direct, against_rest)
-
-    def _combine(self, direct: Tensor, against_rest: list[Tensor]) -> Tensor:
-        """Logits of both ways of asking: the mean over members, and over the two ways if both were asked."""
         n_rest = sum(m.positive is not None for m in self.members_)
-        parts = []
-        if n_rest < len(self.members_):
-            parts.append(direct / (len(self.members_) - n_rest))
-        if n_rest:
-            share = n_rest // len(self.classes_)
-            # softmax of ln p is p, normalised
-            parts.append(torch.nn.functional.logsigmoid(torch.stack(against_rest, dim=1) / share))
-        if len(parts) == 1:
-            return parts[0]
-        return torch.stack([torch.log_softmax(part, dim=1) for part in parts]).mean(0)
+        n_direct, share = len(self.members_) - n_rest, n_rest // len(self.classes_)
+        return direct / n_direct if n_direct else None, torch.stack(against_rest, dim=1) / share if n_rest else None
 
     def _undisguise(self, member: Member, logits: Tensor) -> Tensor:
         if member.code is not None:

@@ -1,4 +1,4 @@
-"""Command line: `tabpfn-impl demo | info | train | predict | evaluate | prior | reproduce | bench`."""
+"""Command line: `tabpfn-impl demo | info | train | export | predict | evaluate | prior | reproduce | bench`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -140,6 +140,52 @@ class Train(Options):
         console.print(rich_table(record))
         console.print(f"network: {out_dir / 'model'}", soft_wrap=True)
         return record
+
+
+@dataclass(frozen=True)
+class Export(Options):
+    """Make the network of a training run ready to be used and shipped: temperature and way of asking are chosen on
+    synthetic tables, weights are halved, the training log lies beside them."""
+
+    run_dir: tyro.conf.Positional[Path] = tyro.MISSING
+    """folder that `train` wrote"""
+    to: Path = tyro.MISSING
+    """folder for the network"""
+
+    def run(self) -> Mapping[str, Any]:
+        device, console = self.torch_device(), self.console()
+        from shared_impl.results import write_atomically
+        from tabpfn_impl.checkpoints import load_checkpoint, save_checkpoint
+        from tabpfn_impl.training import TrainRecipe
+        from tabpfn_impl.tuning import TEMPERATURES, choose_prediction, cluster_tables, prior_tables
+
+        log = self.run_dir / "checkpoints" / "metrics.jsonl"
+        try:
+            checkpoint = load_checkpoint(_model_folder(self.run_dir))
+            settings: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in checkpoint.info["recipe"].items()
+            }
+            recipe = TrainRecipe(**settings)
+            history = log.read_text(encoding="utf-8")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"{self.run_dir} is no run of `tabpfn-impl train`: {error}") from error
+        families = [prior_tables(recipe), cluster_tables()]
+        choice = choose_prediction(checkpoint, families, device=device.type)
+        for way in ("direct", "one-vs-rest", "both"):
+            values = "  ".join(f"{t}: {choice.losses[way, t]:.4f}" for t in TEMPERATURES)
+            console.print(f"log-loss, {way}: {values}", highlight=False)
+        chosen = {
+            "softmax_temperature": choice.temperature,
+            "multiclass": choice.multiclass,
+            "chosen": f"softmax_temperature and multiclass: the least log-loss, over {len(TEMPERATURES)} temperatures "
+            f"and three ways, on {len(families[0])} tables of the prior that the run did not see and "
+            f"{len(families[1])} tables of Gaussian clusters",
+        }
+        info = checkpoint.info | chosen
+        save_checkpoint(self.to, checkpoint.model, checkpoint.architecture, checkpoint.config, info=info, half=True)
+        write_atomically(self.to / "training_log.jsonl", history)
+        console.print(f"network: {self.to}", soft_wrap=True)
+        return {"path": str(self.to), **chosen}
 
 
 @dataclass(frozen=True)
@@ -366,6 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {
         "demo": Demo,
         "train": Train,
+        "export": Export,
         "predict": Predict,
         "evaluate": Evaluate,
         "prior": Prior,

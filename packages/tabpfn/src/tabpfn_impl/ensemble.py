@@ -3,9 +3,13 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["Member", "class_codes", "make_members", "one_vs_rest_members"]
+__all__ = ["Member", "class_codes", "combine", "make_members", "one_vs_rest_members"]
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,24 @@ def class_codes(n_classes: int, n_symbols: int, n_codes: int, seed: int) -> NDAr
     while len(codes) < n_codes or len(np.unique(np.array(codes), axis=1).T) < n_classes:
         codes.append(rng.permutation(np.arange(n_classes) % n_symbols))
     return np.array(codes)
+
+
+def combine(
+    direct: Float[Tensor, "rows classes"] | None, against_rest: Float[Tensor, "rows classes"] | None
+) -> Float[Tensor, "rows classes"]:
+    """Logits of the classes from the answers to both ways of asking: their geometric mean, if both were asked.
+
+    Args:
+        direct: logits of all classes at once.
+        against_rest: logit of each class against all others.
+
+    Raises:
+        ValueError: nothing was asked.
+    """
+    # softmax of ln p is p, normalised
+    parts = ([] if direct is None else [direct]) + ([] if against_rest is None else [F.logsigmoid(against_rest)])
+    if not parts:
+        raise ValueError("give the answers to one way of asking at least")
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([torch.log_softmax(part, dim=1) for part in parts]).mean(0)

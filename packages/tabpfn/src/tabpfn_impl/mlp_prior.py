@@ -20,7 +20,16 @@ from torch import Tensor
 
 from tabpfn_impl.hyperpriors import MetaBeta, MetaChoice, MetaGamma, MetaTruncatedNormal
 
-__all__ = ["ACTIVATIONS", "BNNPrior", "MLPConfig", "MLPPrior", "NetworkDraw", "SCMPrior", "Structure"]
+__all__ = [
+    "ACTIVATIONS",
+    "BNNPrior",
+    "MLPConfig",
+    "MLPPrior",
+    "NetworkDraw",
+    "SCMPrior",
+    "Structure",
+    "class_causes",
+]
 
 ACTIVATIONS = ("tanh", "identity", "relu")
 
@@ -101,10 +110,23 @@ class MLPPrior:
         features: int,
         rng: np.random.Generator,
         generator: torch.Generator,
+        *,
+        classes: Int[Tensor, "sets rows"] | None = None,
     ) -> tuple[Float[Tensor, "sets rows features"], Float[Tensor, "sets rows"]]:
-        """Features and real-valued targets of `sets` data sets of one structure, on the device of the generator."""
+        """Features and real-valued targets of `sets` data sets of one structure, on the device of the generator.
+
+        Args:
+            classes: of each row; then the class is what the causes depend on (`class_causes`), and the target that is
+                returned has no use.
+        """
         structure = self.structure(features, rng)
-        return compute(structure, self.draw(structure, sets, rows, rng, generator))
+        if classes is not None and structure.causal:
+            # as many more causes as tell ten classes apart
+            structure = structure._replace(num_causes=structure.num_causes + int(rng.integers(0, 12)))
+        draw = self.draw(structure, sets, rows, rng, generator)
+        if classes is not None:
+            draw = draw._replace(causes=class_causes(classes, structure.num_causes, rng, generator))
+        return compute(structure, draw)
 
     def structure(self, features: int, rng: np.random.Generator) -> Structure:
         """The shape of the network of a group."""
@@ -190,6 +212,37 @@ class BNNPrior(MLPPrior):
 
     def __init__(self, config: MLPConfig | None = None) -> None:
         super().__init__(config, causal=False)
+
+
+def class_causes(
+    classes: Int[Tensor, "sets rows"], num_causes: int, rng: np.random.Generator, generator: torch.Generator
+) -> Float[Tensor, "sets rows causes"]:
+    """Causes that depend on the class: Gaussian clusters, from one to three a class (not in the paper).
+
+    In the paper's prior a class is an interval of one unit, and tables of many classes are slices along one direction.
+    Here class and features have common causes, so each class has a region of its own in all directions that matter.
+    A data set has a distance of its centres and a share of causes that depend on the class; a cluster has deviations of
+    its own.
+    """
+    sets, rows = classes.shape
+    device = classes.device
+    per_class = int(rng.integers(1, 4))
+    clusters = per_class * (int(classes.max()) + 1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    def column(values: Any) -> Tensor:
+        return torch.as_tensor(values, device=device).float()[:, None, None]
+
+    # centres of many causes lie as far apart as those of four
+    distance = column(np.exp(rng.uniform(math.log(0.3), math.log(4.0), sets)) / math.sqrt(max(1.0, num_causes / 4.0)))
+    relevant = torch.rand(sets, 1, num_causes, generator=generator, device=device) < column(rng.uniform(0.2, 1.0, sets))
+    centres = distance * relevant * normal(sets, clusters, num_causes)
+    deviations = torch.exp(column(rng.uniform(0.0, 0.6, sets)) * normal(sets, clusters, num_causes))
+    which = classes * per_class + torch.randint(0, per_class, classes.shape, generator=generator, device=device)
+    index = which[:, :, None].expand(-1, -1, num_causes)
+    return centres.gather(1, index) + deviations.gather(1, index) * normal(sets, rows, num_causes)
 
 
 def compute(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tabpfn_impl.gp_prior import GPConfig, GPPrior
@@ -59,6 +60,9 @@ class PriorConfig:
     binary_p: float = 0.5
     """share of tables with two classes; the others have round(U(2, most)), most = round(U(most_low, max_classes))"""
     most_low: int = 2
+    class_causes_p: float = 0.0
+    """share of the network priors' groups in which the class is a cause, not an interval of the target (not in the
+    paper; see `mlp_prior.class_causes`)"""
     categorical_p: float = 0.2
     """share of tables with categorical columns"""
     group_size: int = 8
@@ -77,7 +81,7 @@ class PriorConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 2 <= self.most_low <= self.max_classes:
             raise ValueError(f"most_low must be from 2 to max_classes={self.max_classes}, got {self.most_low}")
-        for name in ("categorical_p", "binary_p"):
+        for name in ("categorical_p", "binary_p", "class_causes_p"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -152,7 +156,15 @@ class TabularPrior:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Tables, their classes, and which of them are usable."""
         c = self.config
-        x, y = self._component(rng).sample(sets, rows, features, rng, generator)
+        component = self._component(rng)
+        # no number is drawn for it where the prior has none of it
+        caused = bool(c.class_causes_p) and isinstance(component, MLPPrior) and rng.uniform() < c.class_causes_p
+        if caused:
+            assert isinstance(component, MLPPrior)
+            labels = self._class_draw(sets, rows, rng, generator)
+            x, y = component.sample(sets, rows, features, rng, generator, classes=labels)
+        else:
+            x, y = component.sample(sets, rows, features, rng, generator)
         finite = torch.isfinite(x).all(2).all(1) & torch.isfinite(y).all(1)
         x = torch.where(finite[:, None, None], x, 0.0)
         y = torch.where(finite[:, None], y, 0.0)
@@ -160,14 +172,29 @@ class TabularPrior:
         categorical = has_categories & (rng.uniform(size=(sets, features)) < rng.uniform(size=(sets, 1)))
         x = make_categorical(x, torch.as_tensor(categorical, device=x.device), rng, generator)
         x = standardise(squash_outliers(x))
-        most = UniformInt(c.most_low, c.max_classes).sample(rng, sets)
-        several = np.rint(rng.uniform(2, most)).astype(np.int64)
-        n_classes = np.where(rng.uniform(size=sets) < c.binary_p, 2, several)
-        labels = assign_classes(standardise(y), torch.as_tensor(n_classes, device=x.device), generator)
+        if not caused:
+            n_classes = torch.as_tensor(self._class_counts(sets, rng), device=x.device)
+            labels = assign_classes(standardise(y), n_classes, generator)
         order, valid = match_label_sets(labels, n_train, generator)
         x = x.gather(1, order[:, :, None].expand_as(x))
         labels = compact_labels(labels.gather(1, order), generator)
         return x, labels, valid & finite
+
+    def _class_counts(self, sets: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        c = self.config
+        most = UniformInt(c.most_low, c.max_classes).sample(rng, sets)
+        several = np.rint(rng.uniform(2, most)).astype(np.int64)
+        return np.where(rng.uniform(size=sets) < c.binary_p, 2, several)
+
+    def _class_draw(self, sets: int, rows: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """Classes of the rows, whose probabilities are Dirichlet(a) with ln a ~ U(0, ln 30)."""
+        device = generator.device
+        labels = []
+        for k in self._class_counts(sets, rng):
+            p = rng.dirichlet(np.full(k, np.exp(rng.uniform(0.0, np.log(30.0)))))
+            ends = torch.as_tensor(np.cumsum(p)[:-1], device=device).float()
+            labels.append(torch.searchsorted(ends, torch.rand(rows, generator=generator, device=device)))
+        return torch.stack(labels)
 
     def _component(self, rng: np.random.Generator) -> MLPPrior | GPPrior:
         low, high = self.config.gp_logits

@@ -14,10 +14,9 @@ RECIPES: dict[str, TrainRecipe] = {
     "cpu": TrainRecipe(
         architecture="cell",
         model=_MODEL_CPU,
-        prior={"most_low": 10, "binary_p": 0.4, "group_size": 2},
+        prior={"most_low": 10, "binary_p": 0.4, "group_size": 2, "class_causes_p": 0.35},
         minutes=100.0,
-        rows=(48, 64, 96, 128, 192, 256, 384, 640),
-        min_group=1,
+        rows=(48, 64, 96, 128, 192, 256, 384, 512),
         groups_per_step=4,
         ramp_steps=1500,
         optimizer="muon",
