@@ -88,7 +88,7 @@ BASELINES: dict[str, Callable[[int], Any]] = {
 PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "XGBoost": ("xgboost", "XGBClassifier", {"n_jobs": 1}),
     "LightGBM": ("lightgbm", "LGBMClassifier", {"n_jobs": 1, "verbosity": -1}),
-    "CatBoost": ("catboost", "CatBoostClassifier", {"thread_count": 1, "verbose": False}),
+    "CatBoost": ("catboost", "CatBoostClassifier", {"thread_count": 1, "verbose": False, "allow_writing_files": False}),
     "tabicl": ("tabicl", "TabICLClassifier", {"n_jobs": 1}),
 }
 """name: the module that must be installed, its class, and arguments beside the seed"""
