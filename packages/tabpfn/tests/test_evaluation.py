@@ -1,5 +1,9 @@
 """Measures, splits, baselines, tables."""
 
+import importlib.util
+import sys
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,12 +85,28 @@ def test_every_baseline_reads_frames_with_words_and_gaps(name):
 
 
 def test_a_peer_that_is_not_installed_says_how_to_get_it():
-    absent = set(PEERS) - set(available_peers())
+    absent = {name for name, (module, *_) in PEERS.items() if importlib.util.find_spec(module) is None}
+    assert not absent & set(available_peers())
     for name in absent:
         with pytest.raises(ValueError, match="pip install"):
             make_baseline(name)
     with pytest.raises(ValueError, match="must be one of"):
         make_baseline("perceptron")
+
+
+def test_a_peer_whose_weights_cannot_be_had_is_left_out(monkeypatch):
+    class NoNetwork:
+        def __init__(self, **settings):
+            pass
+
+        def fit(self, X, y):
+            raise FileNotFoundError("no such file, and no network")
+
+    monkeypatch.setitem(sys.modules, "tabicl", types.SimpleNamespace(TabICLClassifier=NoNetwork, __spec__=object()))
+    available_peers.cache_clear()
+    with pytest.warns(UserWarning, match="tabicl is left out: no such file"):
+        assert "tabicl" not in available_peers()
+    available_peers.cache_clear()
 
 
 def test_true_probabilities_of_made_up_tables_are_true():

@@ -1,7 +1,9 @@
 """What TabPFN is compared with: scikit-learn's classifiers, and further libraries where they are installed."""
 
+import functools
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -94,9 +96,20 @@ PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """name: the module that must be installed, its class, and arguments beside the seed"""
 
 
-def available_peers() -> list[str]:
-    """Those of `PEERS` that are installed."""
-    return [name for name, (module, *_) in PEERS.items() if importlib.util.find_spec(module) is not None]
+@functools.cache
+def available_peers() -> tuple[str, ...]:
+    """Those of `PEERS` that are installed, and whose weights, if it has some, are here or can be downloaded."""
+    installed = [name for name, (module, *_) in PEERS.items() if importlib.util.find_spec(module) is not None]
+    return tuple(name for name in installed if name != "tabicl" or _has_weights(name))
+
+
+def _has_weights(name: str) -> bool:
+    try:
+        make_baseline(name).fit(np.eye(8), np.arange(8) % 2)
+    except OSError as error:
+        warnings.warn(f"{name} is left out: {error}", stacklevel=3)
+        return False
+    return True
 
 
 def make_baseline(name: str, seed: int = 0) -> Any:

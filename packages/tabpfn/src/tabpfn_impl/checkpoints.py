@@ -3,7 +3,7 @@
 import functools
 import importlib.resources
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from shared_impl.results import write_atomically
-from tabpfn_impl.training import PFN, build_model
+from tabpfn_impl.training import PFN, TrainRecipe, build_model
 
 __all__ = ["Checkpoint", "CheckpointError", "load_checkpoint", "save_checkpoint", "shipped_checkpoint"]
 
@@ -38,6 +38,18 @@ class Checkpoint:
     def temperature(self) -> float:
         """The softmax temperature that suits this network; 0.8, the released code's, if it was not chosen."""
         return float(self.info.get("softmax_temperature", 0.8))
+
+    @property
+    def recipe(self) -> TrainRecipe:
+        """What the network was trained by; the default one where that was not kept.
+
+        Raises:
+            ValueError: settings that cannot work.
+        """
+        known = {f.name for f in fields(TrainRecipe)}
+        stored = self.info.get("recipe", {"minutes": 1.0})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+        return TrainRecipe(**given)
 
     @property
     def multiclass(self) -> str:

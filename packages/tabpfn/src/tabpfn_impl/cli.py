@@ -156,18 +156,14 @@ class Export(Options):
         device, console = self.torch_device(), self.console()
         from shared_impl.results import write_atomically
         from tabpfn_impl.checkpoints import load_checkpoint, save_checkpoint
-        from tabpfn_impl.training import TrainRecipe
         from tabpfn_impl.tuning import TEMPERATURES, choose_prediction, cluster_tables, prior_tables
 
         log = self.run_dir / "checkpoints" / "metrics.jsonl"
         try:
             checkpoint = load_checkpoint(_model_folder(self.run_dir))
-            settings: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in checkpoint.info["recipe"].items()
-            }
-            recipe = TrainRecipe(**settings)
+            recipe = checkpoint.recipe
             history = log.read_text(encoding="utf-8")
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise UserError(f"{self.run_dir} is no run of `tabpfn-impl train`: {error}") from error
         families = [prior_tables(recipe), cluster_tables()]
         choice = choose_prediction(checkpoint, families, device=device.type)

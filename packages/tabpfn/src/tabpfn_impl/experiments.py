@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -186,7 +186,7 @@ def _made_up(experiment: Experiment, setting: Setting, record: Record) -> None:
 
 def _held_out(experiment: Experiment, setting: Setting, record: Record) -> None:
     """Tables of the prior that no run trains on."""
-    recipe = _recipe_of(setting.checkpoint)
+    recipe = setting.checkpoint.recipe
     recipe = replace(recipe, held_out=8)
     models = _models(experiment.n_estimators, setting, peers=False)
     outcomes: list[Outcome] = []
@@ -285,13 +285,6 @@ def _count_better(outcomes: Sequence[Outcome], a: str, b: str) -> tuple[int, int
 
     tables = list(dict.fromkeys(o.table for o in outcomes))
     return sum(loss(t, a) < loss(t, b) for t in tables), len(tables)
-
-
-def _recipe_of(checkpoint: Checkpoint) -> TrainRecipe:
-    known = {f.name for f in fields(TrainRecipe)}
-    stored = checkpoint.info.get("recipe", {"minutes": 1.0})
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
-    return TrainRecipe(**given)
 
 
 def _describe(checkpoint: Checkpoint) -> str:
