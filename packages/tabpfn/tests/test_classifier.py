@@ -12,9 +12,10 @@ from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from tabpfn_impl.checkpoints import CheckpointError
+from tabpfn_impl.checkpoints import Checkpoint, CheckpointError
 from tabpfn_impl.classifier import TabPFNClassifier
 from tabpfn_impl.ensemble import class_codes
+from tabpfn_impl.transformer import PFNTransformer
 
 
 @parametrize_with_checks([TabPFNClassifier(n_estimators=2)])
@@ -164,6 +165,15 @@ def test_of_many_columns_each_member_draws_some():
     assert all(len(member.columns) == 10 for member in model.members_)
     assert len({member.columns for member in model.members_}) > 1
     assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_a_network_with_several_columns_a_token_sees_them_in_another_order_in_each_member():
+    X, y = table(columns=6)
+    model = TabPFNClassifier(4).fit(X, y)
+    assert all(sorted(member.columns) == list(range(6)) for member in model.members_)
+    assert len({member.columns for member in model.members_}) > 1
+    checkpoint = Checkpoint(PFNTransformer(d_model=16, n_layers=1, n_heads=2), "row", {}, {})
+    assert all(member.columns is None for member in TabPFNClassifier(4, model=checkpoint).fit(X, y).members_)
 
 
 def test_the_same_seed_gives_the_same_and_another_one_another_ensemble():

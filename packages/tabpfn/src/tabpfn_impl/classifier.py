@@ -1,6 +1,7 @@
 """`TabPFNClassifier`: the network behind scikit-learn's interface."""
 
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
     values are replaced by their rank, missing values by the mean, constant columns are dropped.
 
     Args:
-        n_estimators: members of the ensemble: rotations of classes and columns, every second with a power transform.
+        n_estimators: members of the ensemble: rotations of classes and columns, every second with a power transform;
+            for a network that reads several columns in one token the columns are shuffled.
         softmax_temperature: the members' mean logits are divided by it; None: the value chosen with the weights.
         multiclass: what is asked of the network where there are more than two classes. "direct": all classes at
             once, as in the paper; "one-vs-rest": each class against all others, with at least two members a class;
@@ -112,7 +114,7 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         self.members_ = self._members(n_features, checkpoint, seed)
         self._contexts: list[ContextCache] | None = None
         if self.cache_context and len(self.classes_) > 1:
-            self._contexts = self._read_context()
+            self._contexts = list(self._read_context())
         return self
 
     def _check_settings(self) -> None:
@@ -145,10 +147,16 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             ]
         else:
             members += make_members(n_classes, n_features, self.n_estimators, seed)
-        if n_features > self.max_features:
+        # a network that reads several columns in one token sees other pairs in every member; the order of tokens does
+        # not matter to it, so that rotations alone would give it two disguises
+        mixed = getattr(checkpoint.model, "features_per_token", 1) > 1 and n_features > 2
+        if mixed or n_features > self.max_features:
+            # each way of asking has its own stream: its members are the same beside others
+            streams = [np.random.default_rng((seed, way)) for way in range(2)]
+            orders = [streams[m.positive is not None].permutation(n_features)[: self.max_features] for m in members]
             members = [
-                _with(m, columns=tuple(np.sort(rng.permutation(n_features)[: self.max_features]).tolist()))
-                for m in members
+                _with(m, columns=tuple((order if mixed else np.sort(order)).tolist()))
+                for m, order in zip(members, orders, strict=True)
             ]
         if n_rows > self.max_rows:
             warnings.warn(
@@ -234,7 +242,8 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         contexts = self._contexts if self._contexts is not None else self._read_context()
         model = self._checkpoint().model
         device = next(model.parameters()).device
-        tables = [self._show(member, values) for member in self.members_]
+        transformed = self._transform(values)
+        tables = [_show(member, transformed) for member in self.members_]
         direct = torch.zeros(len(values), len(self.classes_), dtype=torch.float64)
         against_rest = [torch.zeros(len(values), dtype=torch.float64) for _ in self.classes_]
         for first, context in zip(range(0, len(tables), self.batch_size), contexts, strict=True):
@@ -259,17 +268,16 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             return torch.log_softmax(logits, dim=1)[:, list(member.code)]
         return logits[:, : len(self.classes_)].roll(-member.class_shift, dims=1)
 
-    def _read_context(self) -> list[ContextCache]:
-        """What the network keeps of the training rows, for each batch of members."""
+    def _read_context(self) -> Iterator[ContextCache]:
+        """What the network keeps of the training rows, for each batch of members; one batch at a time, as it is much."""
         model = self._checkpoint().model
         device = next(model.parameters()).device
-        values = torch.from_numpy(self.X_)
-        contexts = []
+        transformed = self._transform(torch.from_numpy(self.X_))
         for first in range(0, len(self.members_), self.batch_size):
             members = self.members_[first : first + self.batch_size]
             shown, labels = [], []
             for m in members:
-                x, y = self._show(m, values), torch.from_numpy(self.y_)
+                x, y = _show(m, transformed), torch.from_numpy(self.y_)
                 if m.rows is not None:
                     x, y = x[list(m.rows)], y[list(m.rows)]
                 if m.code is not None:
@@ -281,15 +289,12 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
                 shown.append(x)
                 labels.append(y)
             with torch.no_grad():
-                contexts.append(model.context(torch.stack(shown).float().to(device), torch.stack(labels).to(device)))
-        return contexts
+                context = model.context(torch.stack(shown).float().to(device), torch.stack(labels).to(device))
+            yield context
 
-    def _show(self, member: Member, values: Tensor) -> Tensor:
-        """The table as a member sees it."""
-        x = self.transforms_[member.power](values)
-        if member.columns is not None:
-            x = x[:, list(member.columns)]
-        return x.roll(member.feature_shift, dims=1)
+    def _transform(self, values: Tensor) -> dict[bool, Tensor]:
+        """The columns without and with the power transform, so far as members need them."""
+        return {power: self.transforms_[power](values) for power in {m.power for m in self.members_}}
 
     def _numbers(self, X: Any) -> NDArray[np.float64]:
         values = self.encoder_.transform(X)
@@ -312,6 +317,14 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         use_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         checkpoint.model.to("cuda" if use_cuda else "cpu")
         return checkpoint
+
+
+def _show(member: Member, transformed: Mapping[bool, Tensor]) -> Tensor:
+    """The table as a member sees it."""
+    x = transformed[member.power]
+    if member.columns is not None:
+        x = x[:, list(member.columns)]
+    return x.roll(member.feature_shift, dims=1)
 
 
 def _typed(X: Any, checked: NDArray[Any]) -> Any:

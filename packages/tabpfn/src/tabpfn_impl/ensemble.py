@@ -23,7 +23,7 @@ class Member:
     power: bool
     """whether columns go through a Yeo-Johnson transform"""
     columns: tuple[int, ...] | None = None
-    """the columns that are shown, of those that vary; None: all"""
+    """the columns that are shown, and in which order, of those that vary; None: all as they are"""
     rows: tuple[int, ...] | None = None
     """the training rows that are shown; None: all"""
     code: tuple[int, ...] | None = None

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tabpfn_impl.forests import Forest, draw_forest, grow
 from tabpfn_impl.hyperpriors import MetaBeta, MetaChoice, MetaGamma, MetaTruncatedNormal
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "SCMPrior",
     "Structure",
     "class_causes",
+    "tree_units",
 ]
 
 ACTIVATIONS = ("tanh", "identity", "relu")
@@ -89,6 +91,8 @@ class NetworkDraw(NamedTuple):
     feature_units: Int[Tensor, "sets features"]
     """for a causal model: the units that are features; else the order of the causes"""
     target_unit: Int[Tensor, " sets"]
+    forests: list[Forest] | None = None
+    """trees in place of some units: one forest for each hidden layer of a causal model, else one for the target"""
 
 
 class MLPPrior:
@@ -112,12 +116,14 @@ class MLPPrior:
         generator: torch.Generator,
         *,
         classes: Int[Tensor, "sets rows"] | None = None,
+        trees: bool = False,
     ) -> tuple[Float[Tensor, "sets rows features"], Float[Tensor, "sets rows"]]:
         """Features and real-valued targets of `sets` data sets of one structure, on the device of the generator.
 
         Args:
             classes: of each row; then the class is what the causes depend on (`class_causes`), and the target that is
                 returned has no use.
+            trees: whether some units are sums of decision trees (`forests`).
         """
         structure = self.structure(features, rng)
         if classes is not None and structure.causal:
@@ -126,6 +132,8 @@ class MLPPrior:
         draw = self.draw(structure, sets, rows, rng, generator)
         if classes is not None:
             draw = draw._replace(causes=class_causes(classes, structure.num_causes, rng, generator))
+        if trees:
+            draw = draw._replace(forests=tree_units(structure, sets, rows, rng, generator))
         return compute(structure, draw)
 
     def structure(self, features: int, rng: np.random.Generator) -> Structure:
@@ -245,6 +253,32 @@ def class_causes(
     return centres.gather(1, index) + deviations.gather(1, index) * normal(sets, rows, num_causes)
 
 
+MAX_TREE_UNITS = 24
+"""of a layer: trees cost more than a linear map"""
+
+
+def tree_units(
+    structure: Structure, sets: int, rows: int, rng: np.random.Generator, generator: torch.Generator
+) -> list[Forest]:
+    """Forests for a group: from one to eight trees a unit, of depth one to five (not in the paper).
+
+    In a causal model a share of each hidden layer's units, the last among them, are trees of the layer before; else the
+    target is one of the features.
+    """
+    n_trees, depth = int(np.rint(np.exp(rng.uniform(0.0, math.log(8.0))))), int(rng.integers(1, 6))
+    device = generator.device
+    if not structure.causal:
+        target = torch.zeros(sets, 1, dtype=torch.long, device=device)
+        return [draw_forest(sets, rows, structure.num_causes, target, 2 * n_trees, depth, generator)]
+    others = max(1, min(MAX_TREE_UNITS, round(rng.uniform() * structure.hidden))) - 1
+    forests = []
+    for _ in range(structure.num_layers - 1):
+        chosen = torch.rand(sets, structure.hidden - 1, generator=generator, device=device).argsort(1)[:, :others]
+        units = torch.nn.functional.pad(chosen, (0, 1), value=structure.hidden - 1)
+        forests.append(draw_forest(sets, rows, structure.hidden, units, n_trees, depth, generator))
+    return forests
+
+
 def compute(
     structure: Structure, draw: NetworkDraw
 ) -> tuple[Float[Tensor, "sets rows features"], Float[Tensor, "sets rows"]]:
@@ -254,10 +288,17 @@ def compute(
     (sets, rows, hidden), hidden_layers = h.shape, structure.num_layers - 1
     units = h.new_empty(hidden_layers, sets, rows, hidden)
     for i in range(hidden_layers):
+        before = h
         torch.bmm(_activate(h, counts), draw.weights[i + 1], out=units[i])
-        h = units[i].add_(draw.biases[i + 1]).add_(draw.noise[i])
+        h = units[i].add_(draw.biases[i + 1])
+        if structure.causal and draw.forests is not None:
+            h.copy_(grow(draw.forests[i], before, h))
+        h.add_(draw.noise[i])
     if not structure.causal:
-        y = torch.bmm(_activate(h, counts), draw.weights[-1]).add_(draw.biases[-1]).add_(draw.noise[-1])
+        y = torch.bmm(_activate(h, counts), draw.weights[-1]).add_(draw.biases[-1])
+        if draw.forests is not None:
+            y = grow(draw.forests[0], draw.causes, y)
+        y.add_(draw.noise[-1])
         return draw.causes.gather(2, draw.feature_units[:, None, :].expand(-1, rows, -1)), y.squeeze(-1)
     chosen = torch.cat([draw.feature_units, draw.target_unit[:, None]], dim=1)
     which = torch.arange(sets, device=h.device)[:, None]

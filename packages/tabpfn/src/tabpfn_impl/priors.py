@@ -63,6 +63,9 @@ class PriorConfig:
     class_causes_p: float = 0.0
     """share of the network priors' groups in which the class is a cause, not an interval of the target (not in the
     paper; see `mlp_prior.class_causes`)"""
+    trees_p: float = 0.0
+    """share of the network priors' groups in which some units are sums of decision trees (not in the paper; see
+    `mlp_prior.tree_units`)"""
     categorical_p: float = 0.2
     """share of tables with categorical columns"""
     group_size: int = 8
@@ -81,7 +84,7 @@ class PriorConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 2 <= self.most_low <= self.max_classes:
             raise ValueError(f"most_low must be from 2 to max_classes={self.max_classes}, got {self.most_low}")
-        for name in ("categorical_p", "binary_p", "class_causes_p"):
+        for name in ("categorical_p", "binary_p", "class_causes_p", "trees_p"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -159,10 +162,10 @@ class TabularPrior:
         component = self._component(rng)
         # no number is drawn for it where the prior has none of it
         caused = bool(c.class_causes_p) and isinstance(component, MLPPrior) and rng.uniform() < c.class_causes_p
-        if caused:
-            assert isinstance(component, MLPPrior)
-            labels = self._class_draw(sets, rows, rng, generator)
-            x, y = component.sample(sets, rows, features, rng, generator, classes=labels)
+        trees = bool(c.trees_p) and isinstance(component, MLPPrior) and rng.uniform() < c.trees_p
+        if isinstance(component, MLPPrior):
+            classes = self._class_draw(sets, rows, rng, generator) if caused else None
+            x, y = component.sample(sets, rows, features, rng, generator, classes=classes, trees=trees)
         else:
             x, y = component.sample(sets, rows, features, rng, generator)
         finite = torch.isfinite(x).all(2).all(1) & torch.isfinite(y).all(1)
@@ -172,7 +175,10 @@ class TabularPrior:
         categorical = has_categories & (rng.uniform(size=(sets, features)) < rng.uniform(size=(sets, 1)))
         x = make_categorical(x, torch.as_tensor(categorical, device=x.device), rng, generator)
         x = standardise(squash_outliers(x))
-        if not caused:
+        if caused:
+            assert classes is not None
+            labels = classes
+        else:
             n_classes = torch.as_tensor(self._class_counts(sets, rng), device=x.device)
             labels = assign_classes(standardise(y), n_classes, generator)
         order, valid = match_label_sets(labels, n_train, generator)

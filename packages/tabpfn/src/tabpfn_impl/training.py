@@ -71,7 +71,9 @@ class TrainRecipe:
     ramp_from: tuple[int, int] = (80, 6)
     """rows and columns"""
     cells_per_group: int = 18_000
-    """a group has so many cells, rows x (columns + 2), but from `min_group` to `max_group` tables"""
+    """a group has so many cells, rows x (columns + row_cells), but from `min_group` to `max_group` tables"""
+    row_cells: int = 2
+    """what a row costs besides its columns, in cells: groups then take about the same time"""
     min_group: int = 2
     max_group: int = 32
     groups_per_step: int = 2
@@ -99,7 +101,8 @@ class TrainRecipe:
             raise ValueError(f"give either minutes or steps, got minutes={self.minutes} and steps={self.steps}")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"minutes must be positive, got {self.minutes}")
-        for name in ("steps", "cells_per_group", "min_group", "max_group", "groups_per_step", "eval_every", "held_out"):
+        sizes = ("cells_per_group", "row_cells", "min_group", "max_group", "groups_per_step", "eval_every", "held_out")
+        for name in ("steps", *sizes):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -153,7 +156,7 @@ class SyntheticTasks(Dataset[TaskBatch]):
         )
         features = max(1, most_features - int(rng.integers(2)))
         n_train = min(max(int(rows * rng.choice(r.train_shares)), 4), rows - 4)
-        sets = min(max(r.cells_per_group // (rows * (most_features + 2)), r.min_group), r.max_group)
+        sets = min(max(r.cells_per_group // (rows * (most_features + r.row_cells)), r.min_group), r.max_group)
         return self.prior.sample(sets, rows, n_train=n_train, features=features, seed=(r.seed, 2, index))
 
 
