@@ -51,6 +51,19 @@ def test_sizes_are_those_of_the_recipe_and_grow():
         assert 2 <= len(batch.x) <= recipe.max_group
 
 
+def test_groups_of_small_and_of_large_tables_cost_the_same_where_sizes_allow_it():
+    recipe = replace(TINY, rows=(16, 64), features=(2, 14), cells_per_group=4000, row_cells=10, min_group=1)
+    tasks = SyntheticTasks(recipe, 100)
+    costs = {}
+    for i in range(24):
+        sets, rows, features = tasks[i].x.shape
+        # half of the tables have a column less than the size says
+        costs[rows, features] = sets * rows * (features + features % 2 + 10)
+    assert len(costs) > 4
+    assert max(costs.values()) <= 4000
+    assert min(costs.values()) > 2400
+
+
 def test_held_out_tables_are_none_of_the_run():
     held = held_out_tasks(TINY)
     assert len(held) == 8
@@ -68,9 +81,12 @@ def test_labels_of_minus_100_do_not_count():
     torch.testing.assert_close(prior_loss(model, batch._replace(y=y)), prior_loss(model, rest))
 
 
-def test_the_loss_in_half_precision_has_nearly_the_same_gradient():
+@pytest.mark.parametrize(
+    ("architecture", "more"), [("cell", {"row_layers": 1, "d_row": 32}), ("row", {})], ids=["cell", "row"]
+)
+def test_the_loss_in_half_precision_has_nearly_the_same_gradient(architecture, more):
     torch.manual_seed(0)
-    model = build_model("cell", {"d_model": 32, "n_layers": 2, "n_heads": 2, "row_layers": 1, "d_row": 32})
+    model = build_model(architecture, {"d_model": 32, "n_layers": 2, "n_heads": 2, **more})
     batch = SyntheticTasks(TINY, 10)[1]
     gradients = []
     for precision in ("float32", "bfloat16"):
@@ -191,6 +207,7 @@ def test_every_recipe_makes_its_network_and_tables():
         ({"train_shares": (0.5, 1.0)}, "train_shares"),
         ({"lr": 0.0}, "lr must be positive"),
         ({"groups_per_step": 0}, "groups_per_step"),
+        ({"row_cells": 0}, "row_cells"),
     ],
 )
 def test_bad_recipes_are_named(change, message):

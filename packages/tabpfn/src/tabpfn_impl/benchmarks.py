@@ -83,6 +83,7 @@ def bench_predict(*, device: torch.device, quick: bool, seed: int) -> Record:
     add("random forest", lambda: make_baseline("random forest", seed))
     for members in (1, 8, 32):
         add(f"TabPFN, {members} members", lambda members=members: TabPFNClassifier(members, device=device.type))
+    add("TabPFN, 8 members, bfloat16", lambda: TabPFNClassifier(8, precision="bfloat16", device=device.type))
     peers = []
     if importlib.util.find_spec("tabicl") is not None:
         forms["tabicl, one member"] = _tabicl(X[train], y[train], X[test], device)

@@ -143,7 +143,8 @@ class PFNTransformer(nn.Module, PyTorchModelHubMixin):
 
     def _tokens(self, x: Tensor) -> Tensor:
         features = x.shape[-1]
-        return F.linear(x * (self.max_features / features), self.encoder.weight[:, :features], self.encoder.bias)
+        scaled = (x * (self.max_features / features)).to(self.encoder.weight.dtype)
+        return F.linear(scaled, self.encoder.weight[:, :features], self.encoder.bias)
 
     def _label_tokens(self, y: Tensor) -> Tensor:
         return self.label_encoder(y.to(self.label_encoder.weight.dtype)[:, :, None])
