@@ -30,7 +30,7 @@ def test_a_forest_is_what_a_walk_down_each_tree_gives(trees, depth):
     inputs = torch.randn(2, 9, 4, generator=generator)
     values = 3.0 * torch.randn(2, 9, 5, generator=generator)
     units = torch.tensor([[0, 4], [2, 1]])
-    forest = draw_forest(2, 9, 4, units, trees, depth, generator)
+    forest = draw_forest(9, 4, units, trees, depth, generator)
     grown = grow(forest, inputs, values)
     for index in range(2):
         for unit, position in enumerate(units[index].tolist()):

@@ -278,7 +278,7 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         return logits[:, : len(self.classes_)].roll(-member.class_shift, dims=1)
 
     def _read_context(self) -> Iterator[ContextCache]:
-        """What the network keeps of the training rows, for each batch of members; one batch at a time, as it is much."""
+        """What the network keeps of the training rows, for one batch of members after the other: it is much."""
         model = self._network()
         device = next(model.parameters()).device
         transformed = self._transform(torch.from_numpy(self.X_))

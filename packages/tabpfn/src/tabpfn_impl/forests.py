@@ -28,10 +28,10 @@ class Forest(NamedTuple):
 
 
 def draw_forest(
-    sets: int, rows: int, n_in: int, units: Int[Tensor, "sets units"], trees: int, depth: int, generator: torch.Generator
+    rows: int, n_in: int, units: Int[Tensor, "sets units"], trees: int, depth: int, generator: torch.Generator
 ) -> Forest:
     """Trees with inputs and thresholds at random and standard normal leaves."""
-    shape, device = (sets, units.shape[1], trees, depth), units.device
+    shape, device = (*units.shape, trees, depth), units.device
     inputs = torch.randint(0, n_in, shape, generator=generator, device=device)
     thresholds = torch.randint(0, rows, shape, generator=generator, device=device)
     leaves = torch.randn(*shape[:3], 2**depth, generator=generator, device=device)

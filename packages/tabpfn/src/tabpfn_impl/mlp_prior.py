@@ -269,13 +269,13 @@ def tree_units(
     device = generator.device
     if not structure.causal:
         target = torch.zeros(sets, 1, dtype=torch.long, device=device)
-        return [draw_forest(sets, rows, structure.num_causes, target, 2 * n_trees, depth, generator)]
+        return [draw_forest(rows, structure.num_causes, target, 2 * n_trees, depth, generator)]
     others = max(1, min(MAX_TREE_UNITS, round(rng.uniform() * structure.hidden))) - 1
     forests = []
     for _ in range(structure.num_layers - 1):
         chosen = torch.rand(sets, structure.hidden - 1, generator=generator, device=device).argsort(1)[:, :others]
         units = torch.nn.functional.pad(chosen, (0, 1), value=structure.hidden - 1)
-        forests.append(draw_forest(sets, rows, structure.hidden, units, n_trees, depth, generator))
+        forests.append(draw_forest(rows, structure.hidden, units, n_trees, depth, generator))
     return forests
 
 
