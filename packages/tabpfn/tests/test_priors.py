@@ -198,6 +198,27 @@ def test_tables_whose_class_is_a_cause_are_usable_and_the_papers_prior_has_none_
     assert PriorConfig().class_causes_p == 0.0
 
 
+def test_tables_with_numbers_too_large_to_be_squared_are_drawn_again(monkeypatch):
+    prior = TabularPrior(PriorConfig(components=("bnn",), group_size=12, most_low=10))
+    draw, drawn = prior.networks.sample, []
+
+    def sample(sets, rows, features, rng, generator, **options):
+        x, y = draw(sets, rows, features, rng, generator, **options)
+        if not drawn:
+            # the sum over the rows overflows, no value does; NaN and infinity
+            y[:10] = 3e38
+            y[10, 3], x[11, 5, 1] = float("nan"), float("inf")
+        drawn.append(sets)
+        return x, y
+
+    monkeypatch.setattr(prior.networks, "sample", sample)
+    batch = prior.sample(12, 40, n_train=20, features=3, seed=0)
+    assert len(drawn) > 1
+    assert torch.isfinite(batch.x).all()
+    for y in batch.y:
+        assert set(y[:20].tolist()) == set(y[20:].tolist()) == set(range(int(y.max()) + 1))
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="components"):
         PriorConfig(components=("mlp",))

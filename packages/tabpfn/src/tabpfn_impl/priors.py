@@ -28,6 +28,10 @@ from tabpfn_impl.tabular import (
 __all__ = ["BNNPrior", "GPPrior", "PriorConfig", "SCMPrior", "TabularPrior", "TaskBatch"]
 
 
+LARGEST = 1e15
+"""tables with larger values are drawn again"""
+
+
 class TaskBatch(NamedTuple):
     """Classification tables of one size; the first `n_train` rows of each are context, the others queries."""
 
@@ -168,7 +172,8 @@ class TabularPrior:
             x, y = component.sample(sets, rows, features, rng, generator, classes=classes, trees=trees)
         else:
             x, y = component.sample(sets, rows, features, rng, generator)
-        finite = torch.isfinite(x).all(2).all(1) & torch.isfinite(y).all(1)
+        # neither NaN nor so large that a sum of squares is not finite
+        finite = (x.abs() < LARGEST).all(2).all(1) & (y.abs() < LARGEST).all(1)
         x = torch.where(finite[:, None, None], x, 0.0)
         y = torch.where(finite[:, None], y, 0.0)
         has_categories = rng.uniform(size=(sets, 1)) < c.categorical_p
