@@ -116,10 +116,16 @@ class Train(Options):
             raise UserError(str(error)) from error
         if os.environ.get("RANK", "0") != "0":
             return record  # the first process writes
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        command, by = record.command, ""
+        if processes > 1:
+            arguments = command.partition(" ")[2]
+            command = f"torchrun --nproc-per-node {processes} -m tabpfn_impl {arguments}"
+            by = f" by {processes} processes"
         info = {
             "recipe": asdict(recipe),
-            "command": record.command,
-            "trained": f"{result.steps:,} steps in {result.seconds / 60:.0f} minutes",
+            "command": command,
+            "trained": f"{result.steps:,} steps in {result.seconds / 60:.0f} minutes{by}",
             "validation": result.best,
         }
         save_checkpoint(out_dir / "model", network, recipe.architecture, dict(recipe.model), info=info)
