@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import NotFittedError
@@ -184,21 +183,6 @@ def test_the_same_seed_gives_the_same_and_another_one_another_ensemble():
     assert one.members_ != other.members_
 
 
-@pytest.mark.parametrize("architecture", ["cell", "row"])
-def test_in_half_precision_the_answers_are_nearly_the_same(architecture):
-    X, y = table(rows=100, classes=3)
-    row = Checkpoint(PFNTransformer(d_model=32, n_layers=2, n_heads=2).eval(), "row", {}, {})
-    model = "shipped" if architecture == "cell" else row
-    exact, rough = (
-        TabPFNClassifier(4, model=model, precision=precision, cache_context=True).fit(X[:60], y[:60])
-        for precision in ("float32", "bfloat16")
-    )
-    p, q = exact.predict_proba(X[60:]), rough.predict_proba(X[60:])
-    assert rough._contexts[0].layers[0][0].dtype == torch.bfloat16
-    np.testing.assert_allclose(q.sum(1), 1.0)
-    assert 0 < np.abs(p - q).max() < 0.05
-
-
 def test_an_answer_does_not_depend_on_how_many_are_asked_for():
     X, y = table(rows=240)
     model = TabPFNClassifier(2).fit(X[:40], y[:40])
@@ -283,7 +267,6 @@ def test_temperature_sharpens():
         ({"batch_size": 1.5}, "batch_size"),
         ({"softmax_temperature": 0.0}, "softmax_temperature"),
         ({"multiclass": "pairs"}, "multiclass must be auto, direct"),
-        ({"precision": "float16"}, "precision must be 'float32' or 'bfloat16', got 'float16'"),
         ({"device": "tpu"}, "device must be 'auto', 'cpu' or 'cuda', got 'tpu'"),
     ],
 )

@@ -84,6 +84,7 @@ def test_every_baseline_reads_frames_with_words_and_gaps(name):
     np.testing.assert_allclose(p.sum(1), 1)
 
 
+@pytest.mark.filterwarnings("ignore:tabicl is left out")
 def test_a_peer_that_is_not_installed_says_how_to_get_it():
     absent = {name for name, (module, *_) in PEERS.items() if importlib.util.find_spec(module) is None}
     assert not absent & set(available_peers())

@@ -1,8 +1,10 @@
 """What TabPFN is compared with: scikit-learn's classifiers, and further libraries where they are installed."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -105,7 +107,9 @@ def available_peers() -> tuple[str, ...]:
 
 def _has_weights(name: str) -> bool:
     try:
-        make_baseline(name).fit(np.eye(8), np.arange(8) % 2)
+        # it speaks of its download on stdout, which belongs to results
+        with contextlib.redirect_stdout(sys.stderr):
+            make_baseline(name).fit(np.eye(8), np.arange(8) % 2)
     except OSError as error:
         warnings.warn(f"{name} is left out: {error}", stacklevel=3)
         return False

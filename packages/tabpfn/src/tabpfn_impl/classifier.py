@@ -1,7 +1,5 @@
 """`TabPFNClassifier`: the network behind scikit-learn's interface."""
 
-import copy
-import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +16,6 @@ from torch import Tensor
 from tabpfn_impl.checkpoints import Checkpoint, load_checkpoint, shipped_checkpoint
 from tabpfn_impl.ensemble import Member, class_codes, combine, make_members, one_vs_rest_members
 from tabpfn_impl.preprocess import ColumnTransform, TableEncoder
-from tabpfn_impl.training import PFN
 from tabpfn_impl.transformer import ContextCache
 
 __all__ = ["TabPFNClassifier"]
@@ -47,8 +44,6 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         max_features: columns that a member reads; of more, each member draws as many.
         cache_context: keep what was read of the training rows, for repeated predictions.
         batch_size: members that go through the network together.
-        precision: "float32", or "bfloat16" for the network's weights and activations: faster where the processor
-            multiplies them (AVX-512 BF16, AMX, GPUs), probabilities differ in the third decimal or so.
         device: "auto", "cpu" or "cuda".
         random_state: seed of rotations and draws; the same seed gives the same predictions.
 
@@ -73,7 +68,6 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         max_features: Any = 100,
         cache_context: Any = False,
         batch_size: Any = 4,
-        precision: Any = "float32",
         device: Any = "auto",
         random_state: Any = 0,
     ) -> None:
@@ -86,7 +80,6 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         self.max_features = max_features
         self.cache_context = cache_context
         self.batch_size = batch_size
-        self.precision = precision
         self.device = device
         self.random_state = random_state
 
@@ -133,8 +126,6 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"softmax_temperature must be positive, got {self.softmax_temperature!r}")
         if self.multiclass not in ("auto", "direct", "one-vs-rest", "both"):
             raise ValueError(f"multiclass must be auto, direct, one-vs-rest or both, got {self.multiclass!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {self.device!r}")
 
@@ -249,7 +240,7 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             None for what was not asked.
         """
         contexts = self._contexts if self._contexts is not None else self._read_context()
-        model = self._network()
+        model = self._checkpoint().model
         device = next(model.parameters()).device
         transformed = self._transform(values)
         tables = [_show(member, transformed) for member in self.members_]
@@ -279,7 +270,7 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
 
     def _read_context(self) -> Iterator[ContextCache]:
         """What the network keeps of the training rows, for one batch of members after the other: it is much."""
-        model = self._network()
+        model = self._checkpoint().model
         device = next(model.parameters()).device
         transformed = self._transform(torch.from_numpy(self.X_))
         for first in range(0, len(self.members_), self.batch_size):
@@ -311,11 +302,6 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"Input X contains infinity or a value too large for {values.dtype!r}.")
         return values
 
-    def _network(self) -> PFN:
-        """The network in the precision asked for, on the device."""
-        model = self._checkpoint().model
-        return model if self.precision == "float32" else _in_bfloat16(model, next(model.parameters()).device)
-
     def _checkpoint(self) -> Checkpoint:
         if isinstance(self.model, Checkpoint):
             checkpoint = self.model
@@ -331,11 +317,6 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
         use_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         checkpoint.model.to("cuda" if use_cuda else "cpu")
         return checkpoint
-
-
-@functools.lru_cache(maxsize=4)
-def _in_bfloat16(model: PFN, device: torch.device) -> PFN:
-    return copy.deepcopy(model).to(device, torch.bfloat16)
 
 
 def _show(member: Member, transformed: Mapping[bool, Tensor]) -> Tensor:

@@ -278,21 +278,24 @@ class Evaluate(_Table):
         from tabpfn_impl.evaluation import evaluate
         from tabpfn_impl.experiments import score_rows
 
+        try:
+            X, y = read_csv(self.table, self.target)
+        except (DataError, ValueError) as error:
+            raise UserError(str(error)) from error
+        assert y is not None
         checkpoint = _checkpoint(self.model)
         record = Record.start("tabpfn_impl", "evaluate", preset=self.table.stem, seeds=[self.seed], kind="demo")
         models: dict[str, Any] = {"TabPFN": lambda seed: self._classifier(checkpoint)}
         if self.baselines:
             models |= {name: partial(make_baseline, name) for name in [*BASELINES, *available_peers()]}
         try:
-            X, y = read_csv(self.table, self.target)
-            assert y is not None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 outcomes = evaluate(
                     Table(self.table.stem, X, y), models, n_splits=self.splits, seed=self.seed,
                     train_size=self.train_size,
                 )  # fmt: skip
-        except (DataError, ValueError) as error:
+        except ValueError as error:
             raise UserError(str(error)) from error
         for row in score_rows(outcomes, task=self.table.stem):
             record.add(row)
