@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from tabpfn_impl.forests import draw_forest, grow
-from tabpfn_impl.mlp_prior import MAX_TREE_UNITS, BNNPrior, SCMPrior, compute, tree_units
+from tabpfn_impl.hyperpriors import MetaChoice
+from tabpfn_impl.mlp_prior import MAX_TREE_UNITS, BNNPrior, MLPConfig, SCMPrior, compute, tree_units
 from tabpfn_impl.priors import PriorConfig, TabularPrior
 
 
@@ -58,10 +59,30 @@ def test_only_some_units_are_trees_and_the_last_is_one(prior):
                 assert 1 <= forest.units.shape[1] <= MAX_TREE_UNITS
                 assert (forest.units[:, -1] == structure.hidden - 1).all()
         plain, grown = compute(structure, draw), compute(structure, draw._replace(forests=forests))
-        assert torch.isfinite(grown[1]).all() == torch.isfinite(plain[1]).all()
+        assert torch.isfinite(grown[1]).all()
         if not structure.causal:
             assert torch.equal(plain[0], grown[0])
             assert not torch.equal(plain[1], grown[1])
+
+
+@pytest.mark.parametrize(
+    "prior", [SCMPrior(MLPConfig(y_is_effect=MetaChoice((True,)))), BNNPrior()], ids=["scm", "bnn"]
+)
+def test_without_noise_a_target_that_is_one_tree_has_no_more_values_than_leaves(prior):
+    for seed in range(6):
+        rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        structure = prior.structure(3, rng)
+        draw = prior.draw(structure, 2, 80, rng, generator)
+        last = structure.hidden - 1 if structure.causal else 0
+        n_in = structure.hidden if structure.causal else structure.num_causes
+        units = torch.full((2, 1), last)
+        forests = [draw_forest(80, n_in, units, 1, 2, generator) for _ in range(structure.num_layers - 1)]
+        quiet = draw._replace(noise=[torch.zeros_like(noise) for noise in draw.noise])
+        for forest, most in ((None, 80), (forests, 4)):
+            y = compute(structure, quiet._replace(forests=forest))[1]
+            values = [len(target.unique()) for target in y]
+            assert max(values) <= most
+        assert max(values) > 1
 
 
 def test_tables_with_trees_have_thresholds_which_a_tree_finds_and_a_line_does_not():

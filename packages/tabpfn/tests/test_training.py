@@ -174,13 +174,27 @@ def test_workers_give_the_same_run():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_train_the_same_network():
-    recipe = replace(TINY, steps=4, eval_every=4, precision="float32", rows=(16,), features=(2,))
-    plain, one = train_pfn(recipe)
-    fused, two = train_pfn(replace(recipe, compile=True))
-    assert two.history[-1]["loss"] == pytest.approx(one.history[-1]["loss"], rel=1e-3)
-    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-2)
-    assert not any("forward" in vars(module) or "read" in vars(module) for module in fused.modules())
+    # in a process of its own: the checks of shapes in this one cannot be compiled
+    program = """
+from dataclasses import replace
+
+import torch
+
+from tabpfn_impl.recipes import RECIPES
+from tabpfn_impl.training import train_pfn
+
+recipe = replace(RECIPES["tiny"], steps=4, eval_every=4, precision="float32", rows=(16,), features=(2,))
+plain, one = train_pfn(recipe)
+fused, two = train_pfn(replace(recipe, compile=True))
+assert abs(two.history[-1]["loss"] / one.history[-1]["loss"] - 1.0) < 1e-3
+for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
+    torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+assert not any("forward" in vars(module) or "read" in vars(module) for module in fused.modules())
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+print("the same")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=280)
+    assert run.stdout.strip().endswith("the same"), run.stderr
 
 
 def test_a_run_by_the_clock_ends():

@@ -337,7 +337,10 @@ _FUSED: dict[type[nn.Module], tuple[str, ...]] = {
 def compile_layers(model: nn.Module) -> None:
     """Replace the methods of the model's layers by compiled ones, for tables of any size; validation stays as it is."""
     # groups of one table and other layouts in memory are variants of their own, of which torch would drop the ninth
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    config: Any = torch._dynamo.config
+    # the older of the two names
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, limit, max(getattr(config, limit), 64))
     for module in model.modules():
         for name in _FUSED.get(type(module), ()):
             setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
