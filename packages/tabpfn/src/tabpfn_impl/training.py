@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -198,7 +199,7 @@ def validate(model: nn.Module, tasks: Sequence[TaskBatch]) -> dict[str, float]:
     losses, areas, right = [], [], []
     for batch in tasks:
         batch = batch.to(device)
-        with torch.compiler.set_stance("force_eager"):
+        with _eager():
             logits = model(batch.x, batch.y[:, : batch.n_train]).float()
         queries = batch.y[:, batch.n_train :]
         classes = torch.arange(logits.shape[2], device=device)
@@ -208,6 +209,12 @@ def validate(model: nn.Module, tasks: Sequence[TaskBatch]) -> dict[str, float]:
         probabilities = logits.softmax(2).cpu().numpy()
         areas += [auc_ovo(t, p) for t, p in zip(queries.cpu().numpy(), probabilities, strict=True)]
     return {"loss": float(np.mean(losses)), "auc": float(np.mean(areas)), "accuracy": float(np.mean(right))}
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Compiled layers run as they are written, where torch (from 2.6 on) can switch that."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return nullcontext() if stance is None else stance("force_eager")
 
 
 class TimedCosine(LRScheduler):
