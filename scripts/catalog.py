@@ -3,7 +3,8 @@
 
 The catalogue comes from the paper cards ([tool.impl] of each pyproject.toml) and stands between
 `<!-- catalogue: begin -->` and `<!-- catalogue: end -->`. Tables come from the records in results/ and stand between
-`<!-- results: begin FILE.json ... -->` and `<!-- results: end -->`.
+`<!-- results: begin FILE.json ... -->` and `<!-- results: end -->`; `FILE.json?WORDS` shows the rows of a record
+whose task or metric holds one of the words (`bench_ops.json?2,048|16,384`, a regular expression).
 
 scripts/catalog.py           write
 scripts/catalog.py --check   write nothing; show what is stale, and exit with 1 if anything is
@@ -12,6 +13,7 @@ scripts/catalog.py --check   write nothing; show what is stale, and exit with 1 
 import argparse
 import ast
 import difflib
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -28,20 +30,74 @@ class Stale(Exception):
     """Something cannot be generated; the message says what and where."""
 
 
-def tests_of(file: Path) -> set[str]:
-    """The test nodes of a file (`test_x`, `TestY::test_x`), found without running it."""
+FAMILIES = {
+    "sequence layers": "Sequence layers",
+    "language models": "Language models",
+    "forecasting": "Forecasting",
+    "tabular": "Tables",
+    "graphs": "Graphs",
+    "timed edges": "Streams of timed edges",
+    "ranking": "Click, ranking and retrieval models",
+    "supernets": "Elastic networks and supernets",
+    "early exit": "Early exit and dynamic depth",
+    "continual learning": "Continual learning",
+    "reinforcement learning": "Reinforcement learning",
+    "vision": "Images, video and sound",
+    "training": "Ways of training",
+    "theory": "Analysis and theory",
+}
+"""What a card calls a family, and the heading of the catalogue."""
+
+SKIPPED = re.compile(r"\bpytest\.mark\.(xfail|skip|skipif)\b|\bpytest\.(skip|xfail|importorskip)\(")
+SLOW = re.compile(r"\bpytest\.mark\.(slow|gpu)\b")
+
+
+def tests_of(file: Path) -> dict[str, str]:
+    """The test nodes of a file (`test_x`, `TestY::test_x`) with their source, found without running it."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text)
     except (OSError, SyntaxError):
-        return set()
-    found = set()
+        return {}
+    marks = "".join(
+        ast.unparse(node) + "\n"
+        for node in tree.body
+        if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node.targets[0])
+    )
+    found = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
-            found.add(node.name)
+            found[node.name] = marks + ast.unparse(node)
         elif isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
             methods = (m for m in node.body if isinstance(m, ast.FunctionDef) and m.name.startswith("test"))
-            found |= {f"{node.name}::{method.name}" for method in methods}
+            outer = marks + "".join(ast.unparse(decorator) + "\n" for decorator in node.decorator_list)
+            found |= {f"{node.name}::{method.name}": outer + ast.unparse(method) for method in methods}
     return found
+
+
+def slow_tests(package: Path) -> dict[str, Any]:
+    """What `scripts/verify.py` wrote of the last run of the slow tests: commit, date, passed and failed nodes."""
+    try:
+        found = json.loads((package / "tests" / "slow.json").read_text(encoding="utf-8"))
+        return dict(found)
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def tested(test: str, package: Path) -> bool:
+    """Whether a test is there and passes: the suite shows that of the fast ones, a recorded run that of the slow ones.
+
+    A test that is skipped or expected to fail shows nothing.
+    """
+    file, _, node = test.partition("::")
+    # a parametrised node counts by its function
+    node = node.partition("[")[0]
+    source = tests_of(package / file).get(node)
+    if source is None or SKIPPED.search(source):
+        return False
+    if SLOW.search(source):
+        return f"{file}::{node}" in slow_tests(package).get("passed", ())
+    return True
 
 
 def verified(claim: dict[str, Any], package: Path) -> bool:
@@ -53,35 +109,40 @@ def verified(claim: dict[str, Any], package: Path) -> bool:
         return False
     evidence = []
     if test := claim.get("test"):
-        file, _, node = test.partition("::")
-        # a parametrised node counts by its function
-        evidence.append(node.partition("[")[0] in tests_of(package / file))
+        evidence.append(tested(test, package))
     if record := claim.get("record"):
         evidence.append((package / record).is_file())
     return bool(evidence) and all(evidence)
 
 
 def catalogue(root: Path) -> str:
-    """The table of papers."""
-    lines = ["| paper | package | what it gives | claims verified | headline result |", "|---|---|---|---:|---|"]
+    """The tables of papers, one a family."""
+    families: dict[str, list[str]] = {name: [] for name in FAMILIES}
     for slug in workspace.slugs(root):
         card = workspace.project(slug, root).get("tool", {}).get("impl")
         if card is None:
             raise Stale(f"packages/{slug}/pyproject.toml has no paper card ([tool.impl])")
         claims = card.get("claims", [])
         held = sum(verified(claim, workspace.folder(slug, root)) for claim in claims)
+        family = card.get("family")
+        if family not in families:
+            raise Stale(f"the card of packages/{slug} has family {family!r}; known: {', '.join(families)}")
         try:
             cells = [
                 f"[{card['title']}](https://arxiv.org/abs/{card['arxiv']}) ({card['venue']} {card['year']})",
                 f"[`{workspace.distribution(slug)}`](packages/{slug})",
-                card["gives"],
                 f"{held} of {len(claims)}",
                 card["headline"],
             ]
         except KeyError as error:
             raise Stale(f"the card of packages/{slug} lacks {error}") from error
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        families[family].append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    lines = []
+    for name, rows in families.items():
+        if rows:
+            head = ["| paper | package | claims verified | headline result |", "|---|---|---:|---|"]
+            lines += [f"### {FAMILIES[name]}", "", *head, *rows, ""]
+    return "\n".join(lines[:-1]) + "\n"
 
 
 def results(package: Path, names: Sequence[str]) -> str:
@@ -91,11 +152,19 @@ def results(package: Path, names: Sequence[str]) -> str:
     if not names:
         raise Stale(f"{package.name}/README.md: `results: begin` names no record")
     records = []
-    for name in names:
+    for named in names:
+        name, _, words = named.partition("?")
         try:
-            records.append(Record.load(package / "results" / name.removeprefix("results/")))
+            record = Record.load(package / "results" / name.removeprefix("results/"))
         except (OSError, ValueError) as error:
             raise Stale(f"{package.name}/README.md names the record {name}: {error}") from error
+        if words:
+            # spaces would end the name of the file
+            pattern = re.compile(words.replace("_", "[ _]"))
+            record.rows = [row for row in record.rows if pattern.search(f"{row.task} {row.metric}")]
+            if not record.rows:
+                raise Stale(f"{package.name}/README.md: no row of {name} matches {words!r}")
+        records.append(record)
     return markdown_table(records).strip("\n") + "\n"
 
 

@@ -3,6 +3,7 @@
 
 scripts/ci_matrix.py --base origin/main
 scripts/ci_matrix.py --base HEAD~1 --few 2    the touched ones themselves, or 2 that rotate from commit to commit
+scripts/ci_matrix.py --base X --groups 80      at most 80 entries, each of one or several packages
 """
 
 import argparse
@@ -14,8 +15,16 @@ from pathlib import Path
 
 import workspace
 
-# text for people: no package can behave differently for it
-HARMLESS = ("README.md", "CONTRIBUTING.md", "LICENSE", ".gitignore")
+# what a package is made with, tested with or runs on; for anything else no package can behave differently
+SHARED_BY_ALL = (
+    "pyproject.toml",
+    "shared/pyproject.toml",
+    "shared/src/",
+    "scripts/isolated.py",
+    "scripts/run_tests.py",
+    "scripts/workspace.py",
+    ".github/workflows/ci.yml",
+)
 
 
 def git(root: Path, *arguments: str) -> str | None:
@@ -46,7 +55,7 @@ def touched(files: Iterable[str], slugs: Sequence[str]) -> tuple[list[str], bool
         parts = name.split("/")
         if parts[0] == "packages" and len(parts) > 2:
             own.add(parts[1])
-        elif name not in HARMLESS:
+        elif name.startswith(SHARED_BY_ALL):
             everything = True
     return [slug for slug in slugs if slug in own], everything
 
@@ -66,10 +75,17 @@ def sample(root: Path, base: str, few: int) -> list[str]:
     slugs = workspace.slugs(root)
     own, _ = touched(changed_files(root, base) or [], slugs)
     rest = [slug for slug in slugs if slug not in own]
-    head = git(root, "rev-parse", "HEAD")
-    start = int(head.strip(), 16) % len(rest) if head and rest else 0
+    # each commit goes on where the one before stopped, so that all have their turn
+    commits = git(root, "rev-list", "--count", "HEAD")
+    start = int(commits) * few % len(rest) if commits and rest else 0
     rotated = rest[start:] + rest[:start]
     return own + rotated[: max(few - len(own), 0)]
+
+
+def grouped(chosen: Sequence[str], most: int) -> list[str]:
+    """At most so many entries, each of packages joined by spaces."""
+    size = max(1, -(-len(chosen) // most))
+    return [" ".join(chosen[i : i + size]) for i in range(0, len(chosen), size)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,13 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The packages that a change touches, as a JSON list.")
     parser.add_argument("--base", required=True, metavar="REV", help="revision to compare HEAD with")
     parser.add_argument("--few", type=int, metavar="N", help="not all for a shared change: N that rotate")
+    parser.add_argument("--groups", type=int, metavar="N", help="at most N entries, each of one or several packages")
     parser.add_argument("--root", type=Path, default=workspace.ROOT, help="of the workspace")
     arguments = parser.parse_args(argv)
     if arguments.few is None:
         chosen = matrix(arguments.root, arguments.base)
     else:
         chosen = sample(arguments.root, arguments.base, arguments.few)
-    print(json.dumps(chosen))
+    print(json.dumps(chosen if arguments.groups is None else grouped(chosen, arguments.groups)))
     return 0
 
 

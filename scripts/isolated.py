@@ -43,17 +43,34 @@ def build(slug: str, into: Path) -> Path:
     return wheels[0]
 
 
-def install(python: Path, wheels: Sequence[Path], place: Path, options: argparse.Namespace) -> None:
+def pins() -> list[str]:
+    """The versions that the workspace is tested with."""
+    root = tomllib.loads((workspace.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(root["tool"]["uv"]["constraint-dependencies"])
+
+
+def declared(slug: str) -> list[str]:
+    """What a package and its tests require, but for what comes from this workspace."""
+    project = workspace.project(slug)["project"]
+    requirements = [*project["dependencies"], *project.get("optional-dependencies", {}).get("test", [])]
+    return [line for line in requirements if not line.startswith(workspace.distribution(workspace.SHARED))]
+
+
+def install(
+    slugs: Sequence[str], python: Path, wheels: Sequence[Path], place: Path, options: argparse.Namespace
+) -> None:
     """Install the wheels, the test extra of the first, and what they need."""
     # away from the workspace, so that uv takes nothing from it
     arguments: list[str | Path] = ["pip", "install", "--python", python]
     if options.resolution == "pinned":
-        root = tomllib.loads((workspace.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-        pins = place / "pins.txt"
-        pins.write_text("\n".join(root["tool"]["uv"]["constraint-dependencies"]) + "\n", encoding="utf-8")
-        arguments += ["--constraints", pins]
+        constraints = place / "pins.txt"
+        constraints.write_text("\n".join(pins()) + "\n", encoding="utf-8")
+        arguments += ["--constraints", constraints]
     else:
         arguments += ["--resolution", options.resolution]
+        # what the wheels declare, as direct requirements: else the lowest of them would not be asked for
+        arguments += [line for slug in slugs for line in declared(slug)]
+        arguments += [pin for pin in pins() if pin.partition("==")[0] in options.hold]
     own, *others = wheels
     workspace.run_uv(*arguments, f"{own}[test]", *others, cwd=place, quiet=True)
 
@@ -118,12 +135,12 @@ def examine(slug: str, options: argparse.Namespace) -> run_tests.Outcome:
     place = Path(tempfile.mkdtemp(prefix=f"isolated-{slug}-"))
     try:
         wheels = [build(slug, _folder(place / "dist"))]
-        if slug != workspace.SHARED:
+        if slug != workspace.SHARED and not options.shared_from_index:
             wheels.append(build(workspace.SHARED, _folder(place / "dist-shared")))
         venv = place / "venv"
         workspace.run_uv("venv", "--python", options.python or sys.executable, venv, cwd=place, quiet=True)
         python = workspace.venv_program("python", venv)
-        install(python, wheels, place, options)
+        install([slug, workspace.SHARED], python, wheels, place, options)
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
         environment.setdefault("OMP_NUM_THREADS", "1")
         probe(slug, python, venv, environment)
@@ -142,7 +159,12 @@ def examine(slug: str, options: argparse.Namespace) -> run_tests.Outcome:
 def main(argv: Sequence[str] | None = None) -> int:
     """Examine the packages one after the other."""
     parser = argparse.ArgumentParser(description="Install a package alone, and run its tests and its demo there.")
-    parser.add_argument("slugs", nargs="+", metavar="slug")
+    parser.add_argument("slugs", nargs="*", metavar="slug")
+    parser.add_argument("--every", action="store_true", help="all packages, and shared")
+    parser.add_argument(
+        "--shared-from-index", action="store_true", help="take shared-impl from the index, not from this workspace"
+    )
+    parser.add_argument("--hold", action="append", default=[], metavar="NAME", help="keep this one at its pin")
     parser.add_argument("--python", help="interpreter or version of the fresh environment (default: this one's)")
     parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
     parser.add_argument("--keep", action="store_true", help="keep the environment, and say where it is")
@@ -154,6 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="begin no package that would take longer")
     options = parser.parse_args(argv)
+    if options.every:
+        options.slugs = [workspace.SHARED, *workspace.slugs()]
+    if not options.slugs:
+        workspace.stop("name a package, or --every")
     for slug in options.slugs:
         workspace.known(slug, also=[workspace.SHARED])
 

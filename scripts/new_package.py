@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make a package for a paper: it conforms and runs at once, and its one claim fails until the paper's are tested.
 
-scripts/new_package.py retnet --title "Retentive Network" --arxiv 2307.08621 --author "Yutao Sun" --year 2023
+scripts/new_package.py retnet --title "Retentive Network" --arxiv 2307.08621 --family "sequence layers"
 """
 
 import argparse
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from string import Template
 
+import catalog
 import workspace
 
 PYPROJECT = """\
@@ -30,7 +31,6 @@ dependencies = [
   "rich>=13.9",
   "shared-impl>=0.1.0",
   "torch>=2.4",
-  "tyro>=0.9.2",
 ]
 
 [project.optional-dependencies]
@@ -56,6 +56,7 @@ year = $year
 venue = $venue
 arxiv = $arxiv
 official_code = $official_code
+family = $family
 gives = "the frame of a package; nothing of the paper yet"
 headline = "nothing is measured yet"
 
@@ -88,7 +89,7 @@ To be written, in our own words.
 ## Install and first use
 
 ```bash
-pip install $slug-impl
+pip install ./shared ./packages/$slug   # in a clone of the repository
 $slug-impl demo
 ```
 
@@ -183,91 +184,95 @@ def fit_line_by_descent(
 '''
 
 EXPERIMENTS = '''\
-"""Runnable experiments: so far a line through noisy points, which is no experiment of the paper."""
+"""The paper's tables, declared: so far a line through noisy points, which is no experiment of the paper."""
 
-from dataclasses import dataclass
-
-import torch
-
-from shared_impl.results import Record, Row, summarise
-
-from .line import fit_line
-
-
-@dataclass(frozen=True)
-class NoisyLine:
-    """How well the slope of a line is found under noise."""
-
-    points: int
-    noise: float = 0.1
-    repeats: int = 5
-
-
-PRESETS = {"cpu": NoisyLine(points=100), "paper": NoisyLine(points=10_000)}
-
-
-def slope_error(config: NoisyLine, *, seed: int, device: torch.device) -> float:
-    """Distance of the fitted slope from the true one, for one draw of the noise."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.linspace(-1, 1, config.points)
-    y = 2 * x + config.noise * torch.randn(config.points, generator=generator)
-    slope, _ = fit_line(x.to(device), y.to(device))
-    return abs(slope - 2)
-
-
-def noisy_line(preset: str, *, seed: int, device: torch.device) -> Record:
-    """Run the experiment and return its record."""
-    config = PRESETS[preset]
-    seeds = [seed + repeat for repeat in range(config.repeats)]
-    record = Record.start("$package", "line", preset=preset, seeds=seeds, config=vars(config))
-    errors = [slope_error(config, seed=s, device=device) for s in seeds]
-    mean, spread = summarise(errors)
-    record.add(Row("noisy line", "least squares", "slope error", mean, spread, len(errors), higher_is_better=False))
-    return record
-'''
-
-BENCHMARKS = '''\
-"""Timings; one function a benchmark."""
+from collections.abc import Mapping
 
 import torch
 
-from shared_impl.bench import compare
-from shared_impl.results import Record, Row
+from shared_impl.experiments import Context, Experiment, Metric, Run, Table, grid
 
 from .line import fit_line, fit_line_by_descent
 
+__all__ = ["EXPERIMENTS"]
 
-def line(*, seed: int, device: torch.device) -> Record:
+TRUE_SLOPE = 2.0
+
+
+def noisy_line(run: Run, context: Context) -> dict[str, float]:
+    """Distance of the fitted slope from the true one, for one draw of the noise."""
+    generator = torch.Generator().manual_seed(run.seed)
+    points = run.options["points"]
+    x = torch.linspace(-1, 1, points)
+    y = TRUE_SLOPE * x + 0.1 * torch.randn(points, generator=generator)
+    fit = {"least squares": fit_line, "descent": fit_line_by_descent}[run.model]
+    slope, _ = fit(x.to(context.device), y.to(context.device))
+    return {"error": abs(slope - TRUE_SLOPE)}
+
+
+MODELS = ("least squares", "descent")
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    "line": Experiment(
+        name="line",
+        title="The slope of a line under noise",
+        runs={
+            "cpu": grid(data=["noisy line"], model=MODELS, seeds=5, options={"points": 100}),
+            "paper": grid(data=["noisy line"], model=MODELS, seeds=5, options={"points": 10_000}),
+            "smoke": grid(data=["noisy line"], model=MODELS, options={"points": 10}),
+        },
+        execute=noisy_line,
+        table=Table(Metric("error", "slope error", higher_is_better=False)),
+    ),
+}
+'''
+
+BENCHMARKS = '''\
+"""What is timed against what, declared."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from shared_impl.bench import Benchmark, Case, Setting
+
+from .line import fit_line, fit_line_by_descent
+
+__all__ = ["BENCHMARKS"]
+
+
+def line(setting: Setting) -> Iterator[Case]:
     """The closed form against gradient descent."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.linspace(-1, 1, 1000)
-    y = (2 * x + 0.1 * torch.randn(1000, generator=generator)).to(device)
-    x = x.to(device)
-    record = Record.start("$package", "line", preset="cpu", seeds=[seed], kind="bench")
-    timings = compare(
-        {"descent": lambda: fit_line_by_descent(x, y, steps=100), "closed form": lambda: fit_line(x, y)},
-        baseline="descent",
-    )
-    for name, timing in timings.items():
-        record.add(Row("1000 points", name, "times as fast as descent", timing.ratio))
-    return record
+    for points in (100,) if setting.quick else (100, 1000, 10_000):
+        x = torch.linspace(-1, 1, points)
+        y = (2 * x + 0.1 * torch.randn(points)).to(setting.device)
+        x = x.to(setting.device)
+        forms = {
+            "descent": lambda x=x, y=y: fit_line_by_descent(x, y, steps=100),
+            "closed form": lambda x=x, y=y: fit_line(x, y),
+        }
+        yield Case(f"{points:,} points", forms, baseline="descent", size=points)
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {"line": Benchmark("A line through points", line, xlabel="points")}
 '''
 
 CLI = '''\
-"""The command line, `$slug-impl`; torch is imported only when a command runs."""
+"""The command line, `$slug-impl`: its own verbs; `info`, `reproduce` and `bench` come from what is declared.
 
-from __future__ import annotations
+torch is imported only when a command runs.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import tyro
 
 from shared_impl.cli import Options, run
 
-if TYPE_CHECKING:
-    from shared_impl.results import Record
+__all__ = ["main"]
+
+SLUG = "$slug"
+EXPERIMENTS = ("line",)
+BENCHMARKS = ("line",)
 
 
 @dataclass(frozen=True)
@@ -276,80 +281,54 @@ class Demo(Options):
 
     def run(self) -> dict[str, float]:
         """Print both lines, and draw them."""
-        import torch
-        from rich.table import Table
+        from .demo import demo
 
-        from shared_impl.results import plot_curves
-
-        from .line import fit_line, fit_line_by_descent
-
-        device = self.torch_device()
-        noise = torch.randn(50, generator=torch.Generator().manual_seed(self.seed))
-        x = torch.linspace(-1, 1, 50)
-        y = 2 * x + 1 + 0.2 * noise
-        closed = fit_line(x.to(device), y.to(device))
-        descent = fit_line_by_descent(x.to(device), y.to(device))
-
-        table = Table("form", "slope", "intercept", title="A line through noisy points")
-        for name, (slope, intercept) in {"closed form": closed, "gradient descent": descent}.items():
-            table.add_row(name, f"{slope:.4f}", f"{intercept:.4f}")
-        path = plot_curves(
-            self.out_dir("$slug") / "demo.png",
-            {"points": (x.tolist(), y.tolist()), "line": (x.tolist(), (closed[0] * x + closed[1]).tolist())},
-            xlabel="x",
-            ylabel="y",
-        )
-        console = self.console()
-        console.print(table)
-        console.print(f"plot: {path}")
-        return {"slope": closed[0], "intercept": closed[1]}
+        return demo(seed=self.seed, device=self.torch_device(), out_dir=self.out_dir(SLUG), console=self.console())
 
 
-@dataclass(frozen=True)
-class Reproduce(Options):
-    """Run an experiment and write its record."""
-
-    experiment: tyro.conf.Positional[Literal["line"]] = "line"
-    """which experiment"""
-    preset: Literal["cpu", "paper"] = "cpu"
-    """minutes on two cores, or the full recipe"""
-
-    def run(self) -> Record:
-        """Run it, print its table, save its record."""
-        from shared_impl.results import rich_table
-
-        from .experiments import noisy_line
-
-        record = noisy_line(self.preset, seed=self.seed, device=self.torch_device())
-        path = record.save(self.out_dir("$slug"))
-        self.console().print(rich_table(record))
-        self.console().print(f"record: {path}")
-        return record
-
-
-@dataclass(frozen=True)
-class Bench(Options):
-    """Time the forms against each other."""
-
-    what: tyro.conf.Positional[Literal["line"]] = "line"
-    """which benchmark"""
-
-    def run(self) -> Record:
-        """Time, print the ratios, save the record."""
-        from shared_impl.results import rich_table
-
-        from .benchmarks import line
-
-        record = line(seed=self.seed, device=self.torch_device())
-        path = record.save(self.out_dir("$slug"))
-        self.console().print(rich_table(record))
-        self.console().print(f"record: {path}")
-        return record
+COMMANDS: Mapping[str, type] = {"demo": Demo}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    return run("$package", {"demo": Demo, "reproduce": Reproduce, "bench": Bench}, argv)
+    return run("$package", COMMANDS, argv, experiments=EXPERIMENTS, benchmarks=BENCHMARKS)
+'''
+
+DEMO = '''\
+"""What the paper is about, in under a minute: a table and a plot."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from shared_impl.results import plot_curves
+
+from .line import fit_line, fit_line_by_descent
+
+__all__ = ["demo"]
+
+
+def demo(*, seed: int, device: torch.device, out_dir: Path, console: Console) -> dict[str, float]:
+    """Fit a line to noisy points in two ways; returns slope and intercept."""
+    x = torch.linspace(-1, 1, 50)
+    y = 2 * x + 1 + 0.2 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
+    closed = fit_line(x.to(device), y.to(device))
+    descent = fit_line_by_descent(x.to(device), y.to(device))
+
+    table = Table("form", "slope", "intercept", title="A line through noisy points")
+    for name, (slope, intercept) in {"closed form": closed, "gradient descent": descent}.items():
+        table.add_row(name, f"{slope:.4f}", f"{intercept:.4f}")
+    path = plot_curves(
+        out_dir / "demo.png",
+        {"points": (x.tolist(), y.tolist()), "line": (x.tolist(), (closed[0] * x + closed[1]).tolist())},
+        xlabel="x",
+        ylabel="y",
+    )
+    console.print(table)
+    console.print(f"plot: {path}")
+    return {"slope": closed[0], "intercept": closed[1]}
 '''
 
 CONFTEST = """\
@@ -406,9 +385,13 @@ from $package.cli import main
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.parametrize("verb", ["demo", "reproduce", "bench"])
-def test_every_verb_runs_and_prints_json(verb, tmp_path, capsys):
-    assert main([verb, "--device", "cpu", "--out", str(tmp_path), "--json"]) == 0
+VERBS = [["demo"], ["reproduce", "--preset", "smoke"], ["bench", "--quick"]]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb[0])
+def test_every_verb_runs_and_prints_json(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, "--device", "cpu", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
     assert list(tmp_path.iterdir())
 
@@ -447,6 +430,7 @@ def files(slug: str, card: argparse.Namespace) -> dict[str, str]:
         "arxiv": _toml(card.arxiv),
         "arxiv_text": card.arxiv,
         "official_code": _toml(card.official_code),
+        "family": _toml(card.family),
         "cite_key": f"{slug.replace('-', '')}{card.year}",
     }
     source = f"src/{package}"
@@ -459,6 +443,7 @@ def files(slug: str, card: argparse.Namespace) -> dict[str, str]:
         f"{source}/experiments.py": EXPERIMENTS,
         f"{source}/benchmarks.py": BENCHMARKS,
         f"{source}/cli.py": CLI,
+        f"{source}/demo.py": DEMO,
         "tests/conftest.py": CONFTEST,
         "tests/test_claims.py": TEST_CLAIMS,
         "tests/test_line.py": TEST_LINE,
@@ -497,6 +482,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--author", action="append", help="once for each author")
     arguments.add_argument("--year", type=int, help="default: that of the arXiv number")
     arguments.add_argument("--venue", default="arXiv")
+    arguments.add_argument("--family", required=True, choices=catalog.FAMILIES, help="its place in the catalogue")
     arguments.add_argument("--official-code", default="none", metavar="OWNER/NAME@COMMIT")
     return arguments
 

@@ -4,6 +4,7 @@
 scripts/release.py s4 0.2.0 --dry-run   say what would happen, change nothing
 scripts/release.py s4 0.2.0             write version and changelog, say how to commit and tag
 scripts/release.py s4 0.2.0 --tag       and commit and tag
+scripts/release.py --all --dry-run      which packages have something to release, in the order of need
 scripts/release.py --built s4-impl-v0.2.0 --into dist   build what a tag names, as it stands
 """
 
@@ -230,6 +231,38 @@ def prepare(root: Path, release: Plan, *, dry_run: bool, tag: bool) -> None:
         print(f"  git push origin HEAD {release.tag}")
 
 
+def next_version(root: Path, slug: str) -> str | None:
+    """The version to release: the declared one if it never was, else the next patch; None if nothing is unreleased."""
+    changelog = (workspace.folder(slug, root) / "CHANGELOG.md").read_text(encoding="utf-8")
+    current = str(workspace.project(slug, root)["project"]["version"])
+    unreleased = changelog.partition("## Unreleased")[2].partition("\n## ")[0].strip()
+    if not unreleased:
+        return None
+    released = [section[1] for section in HEADING.finditer(changelog) if VERSION.fullmatch(section[1])]
+    if current not in released:
+        return current
+    major, minor, patch, *_ = order(current)
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def plan_of_all(root: Path, today: datetime.date) -> list[Plan]:
+    """What there is to release: what the others need comes first."""
+    wanted = [(slug, next_version(root, slug)) for slug in (workspace.SHARED, *workspace.slugs(root))]
+    return [plan(root, slug, version, today) for slug, version in wanted if version is not None]
+
+
+def show_all(plans: Sequence[Plan]) -> None:
+    """The releases as commands, one tag a push: a push of more than three tags starts no workflow."""
+    if not plans:
+        print("nothing is unreleased")
+        return
+    print(f"{len(plans)} to release, one after the other; the next only when the workflow of the one before is green:")
+    for release in plans:
+        print(f"  scripts/release.py {release.slug} {release.version} --tag && git push origin HEAD {release.tag}")
+    if plans[0].slug == workspace.SHARED:
+        print("shared comes first: the others are tested with the shared-impl that is on the index")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Release, or say why not."""
     parser = argparse.ArgumentParser(description="Release a package.")
@@ -237,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("version", nargs="?")
     parser.add_argument("--dry-run", action="store_true", help="build and check, but change nothing")
     parser.add_argument("--tag", action="store_true", help="commit and tag too")
+    parser.add_argument("--all", action="store_true", help="show what there is to release, in the order of need")
     parser.add_argument("--built", metavar="TAG", help="only build what this tag names (for the release workflow)")
     parser.add_argument("--into", type=Path, default=Path("dist"), help="folder for --built (default: dist)")
     parser.add_argument("--root", type=Path, default=workspace.ROOT, help="of the workspace")
@@ -250,11 +284,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for file in build(root, release, Path(place)):
                     print(shutil.copy(file, arguments.into))
             return 0
+        if arguments.all:
+            show_all(plan_of_all(root, datetime.date.today()))
+            return 0
         if not (arguments.slug and arguments.version):
             workspace.stop("slug and version are needed, or --built TAG; --help says more")
         if arguments.slug not in (workspace.SHARED, *workspace.slugs(root)):
             workspace.stop(f"unknown package {arguments.slug!r}; known: shared, {', '.join(workspace.slugs(root))}")
         refuse_dirty(root)
+        if arguments.tag and git(root, "branch", "--show-current").strip() != "main":
+            raise Refused("releases are tagged on main")
         release = plan(root, arguments.slug, arguments.version, datetime.date.today())
         prepare(root, release, dry_run=arguments.dry_run, tag=arguments.tag)
     except Refused as error:

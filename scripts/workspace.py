@@ -237,8 +237,11 @@ def _from_pip(pip: Mapping[str, str]) -> dict[str, str]:
         given["UV_DEFAULT_INDEX"] = index
     if extra := pip.get("extra-index-url", "").split():
         given["UV_INDEX"] = " ".join(extra)
-        # pip takes the best version of all indexes; uv would stop at the first that has the name
-        given["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+        # uv stops at the first index that has a name, where pip takes the best version of all. uv's way is safer:
+        # nobody can put a newer package of the same name on another. Where the others are folders of this machine
+        # nobody can anyway, and pip's way holds; elsewhere who wants it sets UV_INDEX_STRATEGY.
+        if all(url.startswith("file:") for url in [*extra, *([index] if index else [])]):
+            given["UV_INDEX_STRATEGY"] = "unsafe-best-match"
     if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         given["UV_NO_INDEX"] = "1"
     if certificate := pip.get("cert"):

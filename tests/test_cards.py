@@ -27,6 +27,8 @@ def test_a_card_can_be_read_and_is_filled_in(card, package):
     assert re.fullmatch(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}|none", card.arxiv)
     assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{7,40}|none", card.official_code)
     assert 1950 < card.year < 2100
+    assert card.family in catalog.FAMILIES
+    assert len(card.headline.split()) <= 15, "the headline must fit into a line of the catalogue"
 
 
 def test_every_test_that_a_claim_names_exists(card, folder):
@@ -61,4 +63,4 @@ def test_claims_are_tested_one_by_one(card, folder):
     in_claims_file = {
         c.test.partition("::")[2].partition("[")[0] for c in card.claims if c.test and "test_claims" in c.test
     }
-    assert catalog.tests_of(folder / "tests" / "test_claims.py") - in_claims_file == set()
+    assert catalog.tests_of(folder / "tests" / "test_claims.py").keys() - in_claims_file == set()

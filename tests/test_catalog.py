@@ -17,6 +17,7 @@ year = 2024
 venue = "Nowhere"
 arxiv = "2401.00001"
 official_code = "none"
+family = "graphs"
 gives = "an alpha"
 headline = "it is 3 times as fast"
 [[tool.impl.claims]]
@@ -80,8 +81,9 @@ def test_the_catalogue_counts_only_claims_whose_evidence_is_there(root):
     text = (root / "README.md").read_text()
     assert (
         "| [Alpha \\| beta](https://arxiv.org/abs/2401.00001) (Nowhere 2024) | [`alpha-impl`](packages/alpha) "
-        "| an alpha | 2 of 4 | it is 3 times as fast |" in text
+        "| 2 of 4 | it is 3 times as fast |" in text
     )
+    assert "### Graphs" in text
     assert text.startswith("# All\n")
     assert text.endswith("\nend\n")
 
@@ -99,8 +101,7 @@ def test_the_table_of_a_readme_comes_from_the_record(root):
     run(root)
     text = (root / "packages" / "alpha" / "README.md").read_text()
     assert "old" not in text
-    assert "0.500" in text
-    assert "0.750" in text
+    assert "| task | 0.500 [0.750] |" in text
     assert text.endswith("<!-- results: end -->\n\nend\n")
 
 
@@ -131,5 +132,47 @@ def test_tests_are_found_without_running_them(tmp_path):
     file.write_text(
         "raise SystemExit\n\ndef test_a(): ...\n\ndef helper(): ...\n\nclass TestB:\n    def test_c(self): ...\n"
     )
-    assert catalog.tests_of(file) == {"test_a", "TestB::test_c"}
-    assert catalog.tests_of(tmp_path / "nothing.py") == set()
+    assert catalog.tests_of(file).keys() == {"test_a", "TestB::test_c"}
+    assert catalog.tests_of(tmp_path / "nothing.py") == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "@pytest.mark.xfail\ndef test_there(): ...",
+        "@pytest.mark.skip(reason='long')\ndef test_there(): ...",
+        "def test_there():\n    pytest.skip('not today')",
+        "@pytest.mark.slow\ndef test_there(): ...",
+        "pytestmark = pytest.mark.slow\ndef test_there(): ...",
+    ],
+)
+def test_a_test_that_nothing_runs_verifies_nothing(root, code):
+    package = workspace.folder("alpha", root)
+    (package / "tests" / "test_claims.py").write_text(f"import pytest\n\n{code}\n")
+    assert not catalog.verified({"test": "tests/test_claims.py::test_there"}, package)
+
+
+def test_a_slow_test_counts_once_its_run_is_recorded(root):
+    package = workspace.folder("alpha", root)
+    (package / "tests" / "test_claims.py").write_text("@pytest.mark.slow\ndef test_there(): ...\n")
+    claim = {"test": "tests/test_claims.py::test_there"}
+    (package / "tests" / "slow.json").write_text('{"passed": [], "failed": ["tests/test_claims.py::test_there"]}')
+    assert not catalog.verified(claim, package)
+    (package / "tests" / "slow.json").write_text('{"passed": ["tests/test_claims.py::test_there"], "failed": []}')
+    assert catalog.verified(claim, package)
+
+
+def test_a_readme_can_show_some_rows_of_a_record(root, capsys):
+    package = root / "packages" / "alpha"
+    record = Record.start("alpha_impl", "line", preset="cpu", seeds=[0])
+    for size in (10, 20):
+        record.add(Row(f"{size} points", "model", "accuracy", 0.5))
+    record.save(package / "results")
+    readme = package / "README.md"
+    readme.write_text(readme.read_text().replace("line-cpu.json", "line-cpu.json?20_points"))
+    assert run(root) == 0
+    assert "20 points" in readme.read_text()
+    assert "10 points" not in readme.read_text()
+    readme.write_text(readme.read_text().replace("?20_points", "?30"))
+    assert run(root) == 1
+    assert "no row of line-cpu.json matches '30'" in capsys.readouterr().err

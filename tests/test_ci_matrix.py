@@ -26,7 +26,7 @@ def test_only_the_touched_packages_are_listed(three, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["shared/src/shared_impl/cli.py", "pyproject.toml", "scripts/check.py", "packages/new"]
+    "name", ["shared/src/shared_impl/cli.py", "pyproject.toml", "scripts/isolated.py", ".github/workflows/ci.yml"]
 )
 def test_a_change_of_what_is_shared_lists_every_package(three, capsys, name):
     base = three.commit()
@@ -35,10 +35,10 @@ def test_a_change_of_what_is_shared_lists_every_package(three, capsys, name):
     assert run(three, capsys, "--base", base) == ["alpha", "beta", "gamma"]
 
 
-def test_text_for_people_lists_nothing(three, capsys):
+def test_what_no_package_uses_lists_nothing(three, capsys):
     base = three.commit()
-    three.write("README.md", "more")
-    three.write("CONTRIBUTING.md", "more")
+    for name in ("README.md", "CONTRIBUTING.md", "scripts/catalog.py", "shared/tests/test_cli.py", "tests/test_x.py"):
+        three.write(name, "more")
     three.commit()
     assert run(three, capsys, "--base", base) == []
 
@@ -80,10 +80,19 @@ def test_a_few_are_the_touched_ones_first(three, capsys):
     assert chosen[0] == "gamma"
 
 
-def test_a_few_without_a_base_rotate_from_commit_to_commit(three, capsys):
-    seen = set()
-    for number in range(15):
+@pytest.mark.parametrize("few", [1, 2])
+def test_a_few_without_a_base_take_turns(three, capsys, few):
+    seen = []
+    for number in range(3):
         three.commit(notes=str(number))
-        (chosen,) = run(three, capsys, "--base", "no-such-branch", "--few", "1")
-        seen.add(chosen)
-    assert seen == {"alpha", "beta", "gamma"}
+        seen += run(three, capsys, "--base", "no-such-branch", "--few", str(few))
+    assert sorted(seen) == sorted(["alpha", "beta", "gamma"] * few)
+
+
+def test_many_packages_are_grouped_into_few_jobs():
+    chosen = [f"p{i}" for i in range(200)]
+    groups = ci_matrix.grouped(chosen, 80)
+    assert len(groups) <= 80
+    assert " ".join(groups).split() == chosen
+    assert ci_matrix.grouped(["a", "b"], 80) == ["a", "b"]
+    assert ci_matrix.grouped([], 80) == []

@@ -26,7 +26,21 @@ with contextlib.redirect_stdout(out):
     code = main(["info", "--json"])
 said["card"] = [code, out.getvalue()]
 slow = sorted({"torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib"} & set(sys.modules))
-print(json.dumps({"said": said, "slow": slow}))
+cli = sys.modules[sys.argv[1]]
+names = {kind: list(getattr(cli, kind.upper(), ())) for kind in ("experiments", "benchmarks")}
+print(json.dumps({"said": said, "slow": slow, "names": names}))
+"""
+
+DECLARED = """
+import importlib, json, sys
+package = sys.argv[1]
+declared = {kind: list(getattr(importlib.import_module(f"{package}.{kind}"), kind.upper())) for kind in sys.argv[2:]}
+presets = {}
+if "experiments" in declared:
+    for name, experiment in importlib.import_module(f"{package}.experiments").EXPERIMENTS.items():
+        assert name == experiment.name, name
+        presets[name] = {preset: len(experiment.planned(preset)) for preset in experiment.runs}
+print(json.dumps({"declared": declared, "presets": presets}))
 """
 
 
@@ -74,6 +88,20 @@ def test_info_prints_the_card(answers, package):
     card = json.loads(text)
     assert card["title"] == workspace.project(package)["tool"]["impl"]["title"]
     assert len(card["claims"]) == len(workspace.project(package)["tool"]["impl"]["claims"])
+
+
+def test_the_names_of_the_command_line_are_those_that_are_declared(answers, package):
+    named = {kind: names for kind, names in answers["names"].items() if names}
+    if not named:
+        pytest.skip("its verbs are not made from declarations yet")
+    command = [sys.executable, "-c", DECLARED, workspace.import_name(package), *named]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["declared"] == named
+    for name, presets in found["presets"].items():
+        assert {"cpu", "paper", "smoke"} <= presets.keys(), name
+        assert all(presets.values()), name
 
 
 def test_a_wrong_option_is_one_line_on_stderr_and_exit_code_2(package):

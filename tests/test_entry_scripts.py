@@ -103,6 +103,14 @@ def test_what_pip_is_configured_with_reaches_uv(pip_environment, tmp_path):
     assert given["UV_DEFAULT_INDEX"] == "https://example.com/simple"
     assert given["UV_INDEX"] == "https://example.org/simple"
     assert given["SSL_CERT_FILE"] == "cert.pem"
+    assert "UV_INDEX_STRATEGY" not in given
+
+
+def test_several_indexes_are_searched_for_the_best_version_only_where_all_are_folders(pip_environment):
+    pip_environment.setenv("PIP_EXTRA_INDEX_URL", "file:///one file:///two")
+    assert workspace.uv_environment()["UV_INDEX_STRATEGY"] == "unsafe-best-match"
+    pip_environment.setenv("PIP_INDEX_URL", "https://example.com/simple")
+    assert "UV_INDEX_STRATEGY" not in workspace.uv_environment()
 
 
 def test_pip_s_environment_comes_before_its_files_and_uv_s_own_before_both(pip_environment, tmp_path):

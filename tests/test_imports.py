@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -143,3 +144,12 @@ def test_the_search_for_free_unpickling_finds_it(code):
 )
 def test_what_is_safe_is_let_through(code):
     assert free_unpickling(ast.parse(code)) == []
+
+
+def test_no_public_name_is_that_of_a_module(package):
+    """Importing the module would put it in the name's place."""
+    root = workspace.folder(package) / "src" / workspace.import_name(package)
+    modules = {path.stem for path in root.glob("*.py")} | {path.parent.name for path in root.glob("*/__init__.py")}
+    code = f"import {root.name} as p; print(*p.__all__)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(said.stdout.split()) & modules == set()

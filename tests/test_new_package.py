@@ -22,6 +22,7 @@ CARD = Namespace(
     venue="Somewhere",
     arxiv="2001.00001",
     official_code="owner/name@0123abc",
+    family="graphs",
 )
 
 
@@ -108,6 +109,6 @@ def test_a_package_that_is_there_is_not_overwritten(made):
 
 def test_a_wrong_arxiv_number_is_one_line_and_exit_code_2(capsys):
     with pytest.raises(SystemExit) as stopped:
-        new_package.main(["x", "--title", "X", "--arxiv", "https://arxiv.org/abs/2001.00001"])
+        new_package.main(["x", "--title", "X", "--arxiv", "https://arxiv.org/abs/2001.00001", "--family", "theory"])
     assert stopped.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -37,10 +37,17 @@ def test_a_readme_has_its_sections_in_order(folder, package):
 
 def test_first_use_shows_the_library_and_the_command(folder, package):
     text = section(readme(folder), "Install and first use")
-    assert f"pip install {workspace.distribution(package)}" in text
+    assert f"pip install ./shared ./packages/{package}" in text
     assert f"{workspace.distribution(package)} demo" in text
     assert re.search(r"^```python$", text, re.MULTILINE)
     assert workspace.import_name(package) in text
+
+
+def test_nothing_is_fetched_by_a_name_that_is_not_registered(folder, package):
+    """`pip install s4-impl` asks the index for a name that anybody could take, until it is released."""
+    released = "\n## 0." in (folder / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.findall(r"(?:pip install|uvx|uv tool install|--with) (?:[^\n`]* )?[\w-]+-impl", readme(folder))
+    assert released or found == []
 
 
 def test_the_citation_is_bibtex(folder):
@@ -55,8 +62,17 @@ def test_what_a_readme_points_to_is_there(folder):
 
 def test_every_record_is_shown_in_the_readme(folder):
     shown = " ".join(found[1] for found in re.finditer(r"<!-- results: begin ([^>]*?)-->", readme(folder))).split()
+    shown = [name.partition("?")[0] for name in shown]
     records = sorted(path.name for path in (folder / "results").glob("*.json"))
     assert [name for name in records if name not in shown] == []
+
+
+def test_no_generated_table_is_too_long_to_be_read(folder):
+    longest = 0
+    for found in catalog.RESULTS.finditer(catalog.generated_tables(folder)):
+        lines = [line for line in found[0].splitlines() if line.startswith("|")]
+        longest = max(longest, len(lines) - 2 * sum(line.startswith("|---") for line in lines))
+    assert longest <= 30, "show fewer rows: results: begin FILE.json?WORDS"
 
 
 def test_generated_tables_are_fresh(package, folder):

@@ -161,6 +161,7 @@ def test_a_real_build_is_fit_to_publish(repository, tmp_path_factory):
     scripts = repository.root / "scripts"
     shutil.copytree(workspace.ROOT / "scripts", scripts, ignore=shutil.ignore_patterns("__pycache__"))
     make = [sys.executable, scripts / "new_package.py", "alpha", "--title", "Alpha", "--arxiv", "2001.00001"]
+    make += ["--family", "theory"]
     subprocess.run(make, check=True, capture_output=True)
     repository.commit()
     plan = release.plan(repository.root, "alpha", "0.2.0", TODAY)
@@ -169,3 +170,29 @@ def test_a_real_build_is_fit_to_publish(repository, tmp_path_factory):
     assert release.problems(plan, [wheel]) != []
     other = release.Plan("alpha", "0.3.0", "", "", "", "")
     assert release.problems(other, [wheel, sdist]) != []
+
+
+def test_all_that_is_unreleased_is_shown_shared_first_and_one_tag_a_push(alpha, capsys):
+    alpha.add_package("beta", "1.2.3")
+    alpha.write(
+        "packages/beta/CHANGELOG.md", "# Changelog\n\n## Unreleased\n\n- New.\n\n## 1.2.3 (2029-01-01)\n\n- Old.\n"
+    )
+    alpha.add_package("gamma")
+    alpha.write("packages/gamma/CHANGELOG.md", "# Changelog\n\n## Unreleased\n\n## 0.1.0 (2029-01-01)\n\n- Old.\n")
+    alpha.write("shared/pyproject.toml", '[project]\nname = "shared-impl"\nversion = "0.1.0"\n')
+    alpha.write("shared/CHANGELOG.md", "# Changelog\n\n## Unreleased\n\n- First.\n")
+    alpha.commit()
+    assert attempt(alpha, "--all", "--dry-run") == 0
+    commands = [line.strip() for line in capsys.readouterr().out.splitlines() if "--tag" in line]
+    assert commands == [
+        "scripts/release.py shared 0.1.0 --tag && git push origin HEAD shared-impl-v0.1.0",
+        "scripts/release.py alpha 0.1.0 --tag && git push origin HEAD alpha-impl-v0.1.0",
+        "scripts/release.py beta 1.2.4 --tag && git push origin HEAD beta-impl-v1.2.4",
+    ]
+
+
+def test_a_tag_is_made_on_main_only(alpha, unbuilt, capsys):
+    alpha.git("switch", "--quiet", "--create", "work")
+    with pytest.raises(SystemExit):
+        attempt(alpha, "alpha", "0.2.0", "--tag")
+    assert "releases are tagged on main" in capsys.readouterr().err

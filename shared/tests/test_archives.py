@@ -1,10 +1,12 @@
 """Unpacking archives, good ones and hostile ones."""
 
+import gzip
 import io
 import stat
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +215,54 @@ def test_processes_that_unpack_at_once_do_no_harm(tmp_path: Path) -> None:
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     assert contents(tmp_path / "out") == FILES
+
+
+@pytest.mark.parametrize("kind", ["longname", "pax"])
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path, kind: str) -> None:
+    """Zeros compress a thousandfold: a header of 600 MB is a small file."""
+    size = 600 << 20
+    header = tarfile.TarInfo("././@LongLink")
+    header.type = tarfile.GNUTYPE_LONGNAME if kind == "longname" else tarfile.XHDTYPE
+    header.size = size
+    path = tmp_path / "bomb.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as out:
+        out.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(8):
+            out.write(bytes(1 << 20))  # the rest would come as well; reading must stop before
+    tracemalloc.start()
+    with pytest.raises(DataError, match="a header of more than"):
+        extract(path, tmp_path / "out", max_bytes=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_ordinary_length_in_extended_headers_are_read(tmp_path: Path) -> None:
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        name = "é" * 120 + "/" + "x" * 200
+        path = tmp_path / f"{form}.tar.xz"
+        with tarfile.open(path, "w:xz", format=form) as tar:
+            for i in range(3):
+                info = tarfile.TarInfo(f"{name}{i}")
+                info.size = 5
+                tar.addfile(info, io.BytesIO(b"hello"))
+        folder = extract(path, tmp_path / f"out{form}")
+        assert (folder / f"{name}2").read_bytes() == b"hello"
+
+
+def test_what_is_there_already_needs_no_writable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        info = tarfile.TarInfo("a")
+        info.size = 1
+        tar.addfile(info, io.BytesIO(b"1"))
+    extract(path, tmp_path / "out")
+    (tmp_path / "out.lock").unlink(missing_ok=True)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert extract(path, tmp_path / "out") == tmp_path / "out"

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -104,6 +105,9 @@ def test_json_prints_only_json_on_stdout(capsys):
         (["work", "piped"], 2, "no such file: data.csv"),
         (["work", "never"], 1, "RuntimeError: the run broke"),
         (["work", "slowly"], 130, "interrupted"),
+        (["work", "--seed", "-1"], 2, "--seed must not be negative, got -1"),
+        (["work", "--out", __file__], 2, "cannot create the folder"),
+        (["work", "--out", f"{__file__}/below"], 2, "cannot create the folder"),
     ],
 )
 def test_whatever_goes_wrong_is_one_line_on_stderr(argv, code, says, capsys):
@@ -200,3 +204,73 @@ def test_seeding_makes_every_generator_repeat():
 def test_the_command_line_needs_no_torch():
     code = "import sys, shared_impl.cli, shared_impl.results; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(capsys, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    assert run("work", "never", "--out", str(tmp_path)) == 2
+    assert capsys.readouterr().err == f"toy-impl: --out {tmp_path}: cannot write there: Read-only file system\n"
+
+
+COMMAND = """
+import sys
+from dataclasses import dataclass
+from shared_impl.cli import Options, run
+@dataclass(frozen=True)
+class Work(Options):
+    'Do something — “well”, α to ω.'
+    def run(self):
+        self.console().print('α → ω ─ ✓')
+sys.exit(run('toy_impl', {'work': Work}))
+"""
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "gbk", "cp437", "cp850", "ascii"])
+@pytest.mark.parametrize("arguments", [["--help"], ["work", "--help"], ["work"], ["work", "--wrong"]])
+def test_terminals_of_other_encodings_show_what_they_can(encoding, arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *arguments],
+        env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    said = done.stderr.decode(encoding)
+    assert done.returncode == (2 if "--wrong" in arguments else 0), said
+    assert len(said.splitlines()) == (1 if "--wrong" in arguments else 0)
+
+
+def test_a_reader_that_goes_away_is_no_failure():
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+    process.stderr.close()
+
+
+def test_refusals_are_bad_input_and_faults_are_not(tmp_path, monkeypatch):
+    (tmp_path / "toyish_impl.py").write_text(
+        "import numpy as np\n"
+        "def refuse(): raise ValueError('k must be positive')\n"
+        "def inner():\n"
+        "    try: np.ones(2) + np.ones(3)\n"
+        "    except ValueError as error: raise ValueError('sizes differ') from error\n"
+        "def fault(): return np.ones(2) + np.ones(3)\n"
+        "def number(): return int('x')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import toyish_impl
+
+    with pytest.raises(UserError, match="--k: k must be positive"), cli.bad_input("--k"):
+        toyish_impl.refuse()
+    with pytest.raises(UserError, match=r"^sizes differ"), cli.bad_input():
+        toyish_impl.inner()
+    for fault in (toyish_impl.fault, toyish_impl.number):
+        with pytest.raises(ValueError), cli.bad_input():  # noqa: PT011  whatever numpy says
+            fault()
+    with pytest.raises(ValueError, match="mine"), cli.bad_input():
+        raise ValueError("mine")

@@ -62,6 +62,7 @@ def test_mnist_files_become_images_and_labels(files: Path) -> None:
         (gzip.compress(idx(IMAGES)[:-1]), "cannot reshape"),
         (gzip.compress(idx(IMAGES) + b"x"), "cannot reshape"),
     ],
+    ids=["plain", "cut", "garbage", "labels", "picture", "short", "byte-less", "byte-more"],  # not the clock in gzip
 )
 def test_a_damaged_mnist_file_is_an_error_that_names_it(files: Path, images: bytes, message: str) -> None:
     put_mnist(files, images, gzip.compress(idx(LABELS)))
@@ -263,9 +264,9 @@ def test_planetoid_graphs_have_the_published_sizes(name: str, nodes: int, edges:
 @pytest.mark.parametrize("name", ["cora", "citeseer"])
 def test_planetoid_agrees_with_torch_geometric(name: str) -> None:
     io = pytest.importorskip("torch_geometric.io")
-    from shared_impl.data import fetch_all
+    from shared_impl.data import fetch, shared_registry
 
-    folder = next(iter(fetch_all("planetoid").values())).parent
+    folder = fetch("planetoid", next(iter(shared_registry().dataset("planetoid").files))).parent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = io.read_planetoid_data(str(folder), name)
@@ -296,3 +297,46 @@ def test_both_forms_of_cora_are_the_same_graph() -> None:
     degrees = [np.sort(np.bincount(graph.edge_index[0])) for graph in (one, other)]
     np.testing.assert_array_equal(*degrees)
     assert one.features.nnz == other.features.nnz
+
+
+@pytest.mark.data("wikiqa_filtered_train")
+@pytest.mark.parametrize(
+    ("split", "pairs", "questions", "right"), [("train", 8672, 873, 1040), ("test", 2351, 243, 293)]
+)
+def test_wikiqa_has_the_published_numbers_of_pairs(split: str, pairs: int, questions: int, right: int) -> None:
+    found = datasets.wikiqa(split)
+    assert (len(found), len(set(found.questions)), int(found.labels.sum())) == (pairs, questions, right)
+
+
+def test_a_damaged_line_of_wikiqa_is_named(files: Path) -> None:
+    path = put(files / "wikiqa_filtered_train/train.txt", b"1\twhy\tbecause\nno tabs here\n")
+    with pytest.raises(DataError, match="line 2 is not label, question, sentence") as caught:
+        datasets.wikiqa()
+    assert str(path) in str(caught.value)
+
+
+TWO_GRAPHS = "2\n3 2\n5 2 1 2\n6 1 0\n6 1 0\n1 0\n2 0\n"
+
+
+def test_tu_graphs_are_read(files: Path) -> None:
+    put(files / "tu_graphs_txt/MUTAG/MUTAG.txt", TWO_GRAPHS.encode())
+    first, second = datasets.tu_graphs("MUTAG")
+    np.testing.assert_array_equal(first.edge_index, [[0, 0, 1, 2], [1, 2, 0, 0]])
+    np.testing.assert_array_equal(first.tags, [5, 6, 6])
+    assert (first.label, second.label) == (1, 0)
+    assert second.edge_index.shape == (2, 0)
+
+
+@pytest.mark.parametrize("text", ["", "0\n", "2\n1 0\n2 0\n", "1\n2 0\n1 1 5\n1 0\n", "1\n1 0\n1 2 0\n", "x\n"])
+def test_damaged_tu_graphs_are_an_error(files: Path, text: str) -> None:
+    put(files / "tu_graphs_txt/PTC/PTC.txt", text.encode())
+    with pytest.raises(DataError, match=r"PTC\.txt"):
+        datasets.tu_graphs("PTC")
+
+
+@pytest.mark.data("tu_graphs_txt")
+def test_the_real_tu_graphs() -> None:
+    graphs = datasets.tu_graphs("MUTAG")
+    assert len(graphs) == 188
+    assert sum(graph.label for graph in graphs) == 125
+    assert len(datasets.tu_graphs("NCI1")) == 4110

@@ -6,6 +6,7 @@ import contextlib
 import copyreg
 import io
 import os
+import pathlib
 import pickle
 import struct
 import warnings
@@ -350,9 +351,10 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.data("planetoid")
 def test_every_pickle_of_planetoid_is_read_as_pickle_reads_it() -> None:
-    from shared_impl.data import fetch_all
+    from shared_impl.data import fetch, shared_registry
 
-    paths = [path for name, path in fetch_all("planetoid").items() if not name.endswith(".index")]
+    names = [name for name in shared_registry().dataset("planetoid").files if not name.endswith(".index")]
+    paths = [fetch("planetoid", name) for name in names]
     assert len(paths) == 14
     compare_with_pickle(paths)
 
@@ -375,3 +377,115 @@ def compare_with_pickle(paths: list[Path]) -> None:
             warnings.simplefilter("ignore")  # the ordinary reader imports modules that numpy and scipy deprecate
             theirs = pickle.load(io.BytesIO(path.read_bytes()), encoding="latin1")
         assert same(ours, theirs), path
+
+
+def many_small_arrays(n: int) -> bytes:
+    return pickle.dumps([np.full(3, i) for i in range(n)], protocol=2)
+
+
+def test_work_grows_with_the_number_of_arrays_and_not_with_its_square() -> None:
+    """Counted, not timed: places that BUILD looks at in the memo."""
+    from shared_impl.restricted_pickle import _Reader
+
+    class Counting(dict[int, Any]):
+        looks = 0
+
+        def __getitem__(self, key: int) -> Any:
+            Counting.looks += 1
+            return super().__getitem__(key)
+
+        def items(self) -> Any:
+            raise AssertionError("the whole memo is searched")
+
+    reader = _Reader("test", many_small_arrays(500), "latin1", {})
+    reader.memo = Counting()
+    assert len(reader.read()) == 500
+    assert Counting.looks < 20 * 500
+
+
+def nested(depth: int) -> bytes:
+    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+
+def test_containers_nest_a_hundred_deep_and_no_deeper() -> None:
+    assert load_restricted_pickle(nested(100)) == pickle.loads(nested(100))
+    for depth in (101, 5000, 200_000):
+        with pytest.raises(DataError, match="nested deeper"):
+            load_restricted_pickle(nested(depth))
+
+
+def laughs(levels: int, *, kind: bytes = b"l", end: bytes = b".") -> bytes:
+    """Each level holds the one before ten times."""
+    content = b"\x80\x02(K\x01" + kind + b"q\x00"
+    for level in range(1, levels):
+        content += b"(" + b"h" + bytes([level - 1]) + b"".join(b"h" + bytes([level - 1]) for _ in range(9))
+        content += kind + b"q" + bytes([level])
+    return content + end
+
+
+@pytest.mark.parametrize("kind", [b"l", b"t"], ids=["lists", "tuples"])
+def test_shared_containers_are_read_in_linear_time(kind: bytes) -> None:
+    value = load_restricted_pickle(laughs(60, kind=kind))
+    for _ in range(59):
+        assert len(value) == 10
+        value = value[0]
+    assert list(value) == [1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        laughs(60, kind=b"t", end=b"K\x01}q\x7fh;K\x01s."),  # as a key
+        laughs(60, kind=b"t", end=b"c__builtin__\nset\n(h;lR."),  # in a set, which hashes
+        laughs(60, end=b"c__builtin__\nset\n(h;K\x02tR."),  # in a message
+        laughs(60, end=b"cnumpy\ndtype\nh;\x85R."),
+        laughs(
+            60,
+            end=b"cnumpy\ndtype\n(X\x02\x00\x00\x00i4K\x00K\x01tR(K\x03h;NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.",
+        ),
+    ],
+    ids=["key", "set", "arguments", "dtype", "state"],
+)
+def test_what_is_refused_is_refused_at_once(content: bytes) -> None:
+    with pytest.raises(DataError) as caught:
+        load_restricted_pickle(content)
+    assert len(str(caught.value)) < 500
+
+
+def test_copies_of_one_large_value_are_counted_against_the_pickle() -> None:
+    text = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000 + b"q\x00"
+    encode = b"c_codecs\nencode\nq\x010h\x01h\x00X\x06\x00\x00\x00latin1q\x02\x86R"
+    again = b"h\x01h\x00h\x02\x86R"
+    with pytest.raises(DataError, match="far more than it holds"):
+        load_restricted_pickle(b"\x80\x02" + text + encode + again * 2000 + b".")
+    items = b"(" + b"K\x01" * 100_000 + b"lq\x00"
+    copies = b"c__builtin__\nlist\nq\x01" + b"h\x01h\x00\x85R" * 20_000
+    with pytest.raises(DataError, match="far more than it holds"):
+        load_restricted_pickle(b"\x80\x02" + items + copies + b".")
+
+
+@pytest.mark.parametrize("shape", [(10**12,), (0, 10**30), (1,) * 40])
+def test_shapes_that_cannot_be_are_refused(shape: tuple[int, ...]) -> None:
+    state = (1, shape, np.dtype("S1"), False, b"")
+    with pytest.raises(DataError):
+        load_restricted_pickle(array_with_state(state))
+    with pytest.raises(DataError):
+        load_restricted_pickle(array_with_state((1, (10**9,), np.dtype("S"), False, b"")))
+
+
+def array_with_state(state: Any) -> bytes:
+    class Array:
+        def __reduce__(self) -> Any:
+            from numpy._core.multiarray import _reconstruct
+
+            return _reconstruct, (np.ndarray, (0,), b"b"), state
+
+    return pickle.dumps(Array(), protocol=2)
+
+
+def test_further_names_stand_for_functions_of_plain_data() -> None:
+    content = pickle.dumps(pathlib.PurePosixPath("a/b"), protocol=2)
+    name = f"{pathlib.PurePosixPath.__module__}.PurePosixPath"
+    with pytest.raises(DataError, match="PurePosixPath, which is refused"):
+        load_restricted_pickle(content)
+    assert load_restricted_pickle(content, constructions={name: lambda *parts: "/".join(parts)}) == "a/b"

@@ -52,11 +52,34 @@ def test_causality():
         assert_causal(lambda x: x * 0, x)
 
 
+@pytest.mark.parametrize(
+    "peek",
+    [
+        lambda x: x.flip(1).argmax(1, keepdim=True).to(x),
+        lambda x: x.argsort(1).to(x),
+        lambda x: x.roll(-1, 1).sign(),
+        lambda x: x.mean(1, keepdim=True).detach(),
+        lambda x: (x.roll(-1, 1) - x).detach() + x,
+    ],
+    ids=["argmax", "rank", "sign", "detach", "straight-through"],
+)
+def test_what_depends_on_the_future_without_a_gradient_is_not_causal(peek):
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match="without a gradient"):
+        assert_causal(lambda x: x + peek(x), torch.randn(2, 9, 3))
+
+
 def test_permutation_equivariance():
     x = torch.randn(5, 3)
     assert_permutation_equivariant(lambda x: F.softmax(x @ x.T, -1) @ x, x, dim=0)
     with pytest.raises(AssertionError):
         assert_permutation_equivariant(lambda x: x.cumsum(0), x, dim=0)
+    with pytest.raises(AssertionError, match="nothing is shown"):
+        assert_permutation_equivariant(lambda x: torch.ones(5, 2), x, dim=0)
+    with pytest.raises(AssertionError, match="nothing is shown"):
+        assert_permutation_equivariant(lambda x: x.mean(0, keepdim=True).expand(5, 3), x, dim=0)
+    with pytest.raises(AssertionError, match="one element"):
+        assert_permutation_equivariant(lambda x: x, x[:1], dim=0)
 
 
 def test_streaming():

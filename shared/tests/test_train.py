@@ -1,10 +1,13 @@
+import errno
 import io
+import itertools
 import json
 import math
 import multiprocessing
 import os
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
@@ -34,7 +38,6 @@ from shared_impl.train import (
     cosine_with_warmup,
     count_parameters,
     fit,
-    load_best,
 )
 
 SCRIPT = Path(__file__).with_name("train_recipes.py")
@@ -76,6 +79,15 @@ def assert_same_weights(a: Any, b: Any) -> None:
 
 
 # Killed and resumed --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in the processes: sums in another number of threads round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -128,7 +140,8 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights_and_metrics(
     assert (processes / name / "metrics.jsonl").read_bytes() == metrics
     assert (result.best, result.best_step, result.stopped) == (expected.best, expected.best_step, "finished")
     assert not list((processes / name).glob(".tmp*"))
-    assert {p.suffix for p in (processes / name).rglob("*") if p.is_file()} == {".json", ".jsonl", ".safetensors"}
+    files = {p for p in (processes / name).rglob("*") if p.is_file()} - {processes / name / ".lock"}
+    assert {p.suffix for p in files} == {".json", ".jsonl", ".safetensors"}
 
 
 def test_files_do_not_change_what_is_learned(whole: Any) -> None:
@@ -139,14 +152,18 @@ def test_files_do_not_change_what_is_learned(whole: Any) -> None:
 
 
 def test_a_finished_run_is_not_run_again_and_its_weights_are_loaded(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def counted(model: nn.Module, batch: Any) -> torch.Tensor:
+        calls.append(1)
+        return squared(model, batch)
+
     model = linear()
-    first = quick(model, out_dir=tmp_path)
-
-    def never(*_: Any) -> Any:
-        raise AssertionError("trained again")
-
+    first = quick(model, loss_fn=counted, out_dir=tmp_path)
+    assert len(calls) == 6
     again = linear()
-    second = quick(again, loss_fn=never, out_dir=tmp_path)
+    second = quick(again, loss_fn=counted, out_dir=str(tmp_path))
+    assert len(calls) == 6
     assert_same_weights(again.state_dict(), model.state_dict())
     assert second == first
 
@@ -183,7 +200,7 @@ def test_only_damaged_checkpoints_are_an_error_unless_started_anew(tmp_path: Pat
     [
         ({"batch_size": 8}, "batch_size is 8 but was 16"),
         ({"seed": 3}, "seed is 3 but was 0"),
-        ({"epochs": 3}, "epochs is 3 but was 2"),
+        ({"epochs": 1}, "number of steps is 3 but was 6 in .*: a run can be made longer, not shorter"),
         ({"data": (X[:30], Y[:30])}, r"training data is tensors \(30 examples\) but was tensors \(40 examples\)"),
     ],
 )
@@ -202,11 +219,158 @@ def test_resuming_with_another_learning_rate_or_model_is_refused(tmp_path: Path)
         quick(nn.Sequential(linear()), out_dir=tmp_path)
 
 
+def weighted(model: nn.Module, batch: Any, weight: float = 1.0) -> torch.Tensor:
+    return weight * squared(model, batch)
+
+
+def scaled_by(factor: float) -> Any:
+    return lambda model, batch: factor * squared(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": (X, Y + (torch.arange(40) == 7)[:, None])}, "training data's content is .* but was"),
+        ({"loss_fn": lambda model, batch: squared(model, batch)}, "loss_fn is .*lambda.* but was partial of weighted"),
+        ({"loss_fn": partial(weighted, weight=2.0)}, r"loss_fn's code .* is .* but was"),
+        ({"model": nn.Sequential(nn.Dropout(0.2), linear())}, r"module '0' is Dropout\(p=0.2.*but was Dropout\(p=0.1"),
+    ],
+)
+def test_other_data_loss_or_dropout_is_refused_by_its_name(tmp_path: Path, change: Any, message: str) -> None:
+    same = {"loss_fn": partial(weighted, weight=1.0), "out_dir": tmp_path}
+    quick(nn.Sequential(nn.Dropout(0.1), linear()), **same)
+    quick(nn.Sequential(nn.Dropout(0.1), linear()), **same)  # the same again is the same
+    with pytest.raises(ConfigError, match=message):
+        quick(**{"model": nn.Sequential(nn.Dropout(0.1), linear()), **same, **change})
+
+
+def test_what_a_loss_captured_is_part_of_it_and_a_stream_is_known_by_its_first_batch(tmp_path: Path) -> None:
+    def draw(low: float) -> Any:
+        return lambda g: (low + torch.rand(9, 3, generator=g), torch.zeros(9, 1))
+
+    settings = {"batch_size": None, "epochs": None, "steps": 3, "out_dir": tmp_path}
+    quick(data=draw(0.0), loss_fn=scaled_by(1.0), **settings)
+    quick(data=draw(0.0), loss_fn=scaled_by(1.0), **settings)
+    with pytest.raises(ConfigError, match="loss_fn's code"):
+        quick(data=draw(0.0), loss_fn=scaled_by(2.0), **settings)
+    with pytest.raises(ConfigError, match="training data's content"):
+        quick(data=draw(0.5), loss_fn=scaled_by(1.0), **settings)
+
+
+def test_a_finished_run_can_be_extended_to_what_a_longer_one_gives(tmp_path: Path) -> None:
+    evaluate = lambda m: {"loss": mse_loss(m(X), Y)}  # noqa: E731
+    whole = linear()
+    expected = quick(whole, epochs=5, evaluate=evaluate)
+    quick(epochs=2, evaluate=evaluate, out_dir=tmp_path)
+    model = linear()
+    result = quick(model, epochs=5, evaluate=evaluate, out_dir=tmp_path)
+    assert_same_weights(model.state_dict(), whole.state_dict())
+    assert result.history == expected.history
+    assert (result.steps, result.stopped) == (15, "finished")
+
+
+def test_how_often_rows_are_logged_is_no_part_of_what_a_run_is(tmp_path: Path) -> None:
+    first = quick(epochs=2, out_dir=tmp_path)
+    assert quick(epochs=2, log_every=1, out_dir=tmp_path).history == first.history
+
+
+def test_a_run_of_version_0_1_0_goes_on(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).with_name("stored_run"), tmp_path, dirs_exist_ok=True)
+
+    def go_on(out_dir: Path | None, epochs: int = 4) -> Any:
+        model = linear()
+        optimizer = torch.optim.Adam(model.parameters(), 0.05)
+        schedule = partial(cosine_with_warmup, warmup_steps=2)
+        evaluate = lambda m: {"loss": mse_loss(m(X), Y)}  # noqa: E731
+        return model, quick(
+            model, optimizer=optimizer, scheduler=schedule, evaluate=evaluate, epochs=epochs, checkpoint_every=5,
+            out_dir=out_dir,
+        )  # fmt: skip
+
+    (whole, expected), (model, result) = go_on(None), go_on(tmp_path)
+    assert [row["step"] for row in result.history] == [3, 6, 9, 12]
+    for row, wanted in zip(result.history, expected.history, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-4)
+    torch.testing.assert_close(model.weight, whole.weight)
+
+
 def test_a_new_start_leaves_nothing_of_the_old_run(tmp_path: Path) -> None:
     quick(out_dir=tmp_path, epochs=5, evaluate=lambda m: {"loss": 1.0})
     quick(out_dir=tmp_path, epochs=1, resume=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "step-00000003"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "metrics.jsonl", "step-00000003"]
     assert [row["step"] for row in rows(tmp_path)] == [3]
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    def another(model: nn.Module) -> dict[str, float]:
+        with pytest.raises(ConfigError, match=f"another run is training in {tmp_path}"):
+            quick(out_dir=tmp_path, resume=False)
+        return {"loss": 1.0}
+
+    assert quick(out_dir=tmp_path, evaluate=another).stopped == "finished"
+    assert quick(out_dir=tmp_path, resume=False).stopped == "finished"
+
+
+def test_there_are_never_more_best_weights_than_checkpoints_need(tmp_path: Path) -> None:
+    most, losses = 0, itertools.count(0, -1)
+
+    def better(model: nn.Module) -> dict[str, float]:
+        nonlocal most
+        most = max(most, len(checkpoint.find(tmp_path, "best")))
+        return {"loss": next(losses)}
+
+    result = quick(out_dir=tmp_path, evaluate=better, steps=40, epochs=None, eval_every=1, checkpoint_every=20)
+    assert result.best_step == 40
+    assert most <= 4
+    # a run that goes on from the checkpoint before the last still finds its best
+    newest, before = checkpoint.find(tmp_path, "step").values()
+    (newest / "structure.json").write_text("")
+    with pytest.warns(CheckpointWarning, match=f"going on from step {int(before.name[5:])}"):
+        quick(
+            out_dir=tmp_path, evaluate=better, steps=40, epochs=None, eval_every=1, checkpoint_every=20,
+            restore_best=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["system", "safetensors"])
+def test_a_full_disk_is_named_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    quick(out_dir=tmp_path, epochs=1)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+
+    def full(*_: Any) -> None:
+        raise (
+            OSError(errno.ENOSPC, "No space left on device")
+            if how == "system"
+            else SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        )
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "_sync" if how == "system" else "save_file", full)
+            message = "cannot write .*: the disk is full; the checkpoint of step 3 is kept in"
+            with pytest.raises(CheckpointError, match=message):
+                quick(out_dir=tmp_path, epochs=2)
+        assert sorted(p.name for p in tmp_path.rglob("*")) == before
+    assert quick(out_dir=tmp_path, epochs=2).steps == 6
+
+
+def test_what_killed_runs_left_is_removed_at_the_start(tmp_path: Path) -> None:
+    for name in (".tmp-step-00000003-99", ".tmp-old-best-00000003-98"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / ".tmp-metrics.jsonl-97").touch()
+    quick(out_dir=tmp_path, max_seconds=1e-9)
+    assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_an_out_dir_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"out_dir .*file/run cannot be written"):
+        quick(out_dir=tmp_path / "file" / "run")
 
 
 # Several processes and parts of a batch ------------------------------------------------------------------------------
@@ -273,6 +437,61 @@ def test_a_stream_is_cut_too_or_says_why_not() -> None:
     torch.testing.assert_close(models[0].weight, models[1].weight, rtol=1e-5, atol=1e-7)
     with pytest.raises(ValueError, match="cannot be cut"):
         quick(data=lambda g: (X, Y[:7]), batch_size=None, epochs=None, steps=5, grad_accumulation=2)
+
+
+def tokens_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences whose targets are ignored in very unequal numbers."""
+    tokens = torch.randint(7, (24, 6), generator=torch.Generator().manual_seed(0))
+    targets = tokens.roll(-1, 1)
+    for i, row in enumerate(targets):
+        row[: min(i % 9, 6)] = -100
+    return tokens, targets
+
+
+def token_loss(model: nn.Module, batch: Any) -> Any:
+    logits = model(batch[0]).flatten(0, 1)
+    return cross_entropy(logits, batch[1].flatten()), {"rows": len(batch[0])}, (batch[1] != -100).sum()
+
+
+def language_model() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7))
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_parts_with_ignored_targets_are_weighed_by_those_that_count(parts: int) -> None:
+    models = [language_model(), language_model()]
+    results = [
+        quick(model, tokens_and_targets(), token_loss, batch_size=9, grad_accumulation=n, grad_clip=0.5)
+        for model, n in zip(models, (1, parts), strict=True)
+    ]
+    torch.testing.assert_close(models[1][0].weight, models[0][0].weight, rtol=1e-5, atol=1e-6)
+    losses = [result.curve("train_loss")[1] for result in results]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    # the mean over an epoch is one over targets too
+    tokens, targets = tokens_and_targets()
+    frozen = quick(
+        model := language_model(), (tokens, targets), token_loss, batch_size=9, epochs=1, log_every=None,
+        optimizer=torch.optim.SGD(model.parameters(), 0.0),
+    )  # fmt: skip
+    whole = cross_entropy(model(tokens).flatten(0, 1), targets.flatten()).item()
+    assert frozen.history[-1]["train_loss"] == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "dataset", "stream"])
+def test_ignored_targets_in_parts_are_refused_without_their_number(kind: str) -> None:
+    tokens, targets = tokens_and_targets()
+    data: Any = {
+        "tensors": (tokens, targets),
+        "dataset": list(zip(tokens, targets, strict=True)),
+        "stream": lambda generator: (tokens, targets),
+    }[kind]
+    settings = {"batch_size": None, "epochs": None, "steps": 2} if kind == "stream" else {}
+    loss_fn = lambda model, batch: token_loss(model, batch)[0]  # noqa: E731
+    quick(language_model(), data, loss_fn, **settings)  # whole batches are right
+    with pytest.raises(ConfigError, match=r"return \(loss, \{\}, number of targets that count\)"):
+        quick(language_model(), data, loss_fn, grad_accumulation=2, **settings)
 
 
 # The mathematics of a run --------------------------------------------------------------------------------------------
@@ -350,13 +569,14 @@ def test_batches_keep_the_structure_of_the_data() -> None:
 def test_worker_processes_give_random_augmentation_that_depends_on_the_seed_alone() -> None:
     def noise(workers: int) -> list[float]:
         seen = []
+        others = set(multiprocessing.active_children())  # of tests before
 
         def note(model: nn.Module, batch: Any) -> torch.Tensor:
             seen.append(batch[0].sum().item())
             return mse_loss(model(batch[0]), batch[1])
 
         quick(nn.Linear(4, 1), RECIPES["Jittered"](12), note, batch_size=6, num_workers=workers)
-        assert multiprocessing.active_children() == []  # they end with the run
+        assert set(multiprocessing.active_children()) <= others  # they end with the run
         return seen
 
     one = noise(1)
@@ -371,6 +591,18 @@ def test_more_values_are_averaged_over_examples_into_the_rows() -> None:
     result = quick(loss_fn=loss_fn, epochs=1)
     assert result.history[0]["train_size"] == pytest.approx((16 * 16 + 16 * 16 + 8 * 8) / 40)
     assert result.history[0]["train_first"] == pytest.approx(X.mean().item(), abs=1e-6)
+
+
+def test_a_value_that_some_batches_have_is_averaged_over_those() -> None:
+    calls = 0
+
+    def loss_fn(model: nn.Module, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return squared(model, batch), {"sometimes": 5.0} if calls % 2 else {}
+
+    result = quick(loss_fn=loss_fn, epochs=2)
+    assert [row["train_sometimes"] for row in result.history] == [5.0, 5.0]
 
 
 def test_a_scheduler_is_stepped_once_an_optimizer_step_and_rows_have_the_rate_that_was_used() -> None:
@@ -419,9 +651,6 @@ def test_best_weights_come_back_and_patience_ends_the_run(tmp_path: Path, out: s
     assert list(tmp_path.iterdir()) == ([out_dir] if out_dir else [])
     if out_dir:
         assert_same_weights(load_file(result.best_path), seen[1])
-        other = linear()
-        assert load_best(other, out_dir) == result.best
-        assert_same_weights(other.state_dict(), seen[1])
         assert rows(out_dir)[3]["accuracy"] is None  # JSON has no NaN
 
 
@@ -440,6 +669,24 @@ def test_evaluation_is_without_gradients_and_each_part_of_the_model_gets_its_own
 
     quick(model, loss_fn=loss_fn, evaluate=evaluate, epochs=2, batch_size=40)
     assert modes == [(True, False), (False, False, False)] * 2
+
+
+def test_the_callers_accelerator_is_left_alone() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    states = (PartialState, AcceleratorState, GradientState)
+    try:
+        quick()
+        assert [state._shared_state for state in states] == [{}, {}, {}]  # nothing was there, nothing is
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=4)
+        before = [dict(state._shared_state) for state in states]
+        quick()
+        assert [dict(state._shared_state) for state in states] == before
+        assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("bf16", 4)
+    finally:
+        for state in states:
+            state._shared_state.clear()
 
 
 def test_the_callers_random_numbers_and_the_models_mode_are_left_alone() -> None:
@@ -565,6 +812,14 @@ def test_without_a_console_nothing_is_printed(capfd: pytest.CaptureFixture[str])
         ({"data": (X[:0], Y[:0])}, "train_data is empty"),
         ({"data": []}, "train_data is empty"),
         ({"data": (X, Y[:5])}, r"equal first dimensions, got \[40, 5\]"),
+        ({"data": [X, Y]}, "train_data is a list of 2 tensors of equal length: give a tuple"),
+        (
+            {"optimizer": torch.optim.SGD(nn.Linear(3, 1).parameters())},
+            "2 of the 2 parameters of the optimizer are not",
+        ),
+        ({"loss_fn": lambda m, b: (squared(m, b), {"x": b[0]})}, "loss_fn's value 'x' must be a number, got Tensor"),
+        ({"loss_fn": lambda m, b: (squared(m, b), {"loss": 1.0})}, "without the name 'loss'"),
+        ({"loss_fn": lambda m, b: (squared(m, b), {}, -1)}, "loss_fn's count must not be negative, got -1"),
         ({"data": 3}, "train_data must be tensors, a map-style data set or a function of a torch.Generator, got int"),
         ({"batch_size": None}, "batch_size must be given"),
         ({"batch_size": 64, "drop_last": True}, "drop_last leaves nothing of 40 examples with batch_size 64"),
@@ -599,11 +854,6 @@ def test_a_warmup_longer_than_the_run_is_refused() -> None:
         cosine_with_warmup(optimizer, 5, 5)
     with pytest.raises(ConfigError, match=r"min_ratio must be from 0 to 1, got 2\.0"):
         cosine_with_warmup(optimizer, 5, 1, 2.0)
-
-
-def test_load_best_without_best_weights_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no best weights"):
-        load_best(linear(), tmp_path)
 
 
 def test_parameters_are_counted_once() -> None:

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -35,12 +34,9 @@ def test_help_of_every_verb_answers_without_torch():
         f"for verb in {VERBS!r}:\n    assert main([verb, '--help']) == 0\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert all(verb.replace("-", "") in done.stdout.replace("-", "") for verb in VERBS)
-    # eight pages of help on a machine that may be busy
-    assert time.perf_counter() - start < 15
 
 
 def test_info_shows_the_paper_and_its_claims(capsys):

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -28,10 +27,8 @@ def test_help_is_quick_because_it_imports_no_torch():
         "try: s4_impl.cli.main(['reproduce', '--help'])\n"
         "finally: print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
-    begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("False False")
-    assert time.perf_counter() - begun < 20  # half a second on a machine that does nothing else
 
 
 def test_info_prints_the_card_as_json(capsys):

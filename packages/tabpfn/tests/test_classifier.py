@@ -294,3 +294,14 @@ def test_fit_and_predict_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         TabPFNClassifier(4).fit(X[:40], y[:40]).predict_proba(X[40:])
+
+
+def test_a_frame_with_dates_numbers_and_words():
+    rng = np.random.default_rng(0)
+    days = pd.to_datetime("2024-01-01") + pd.to_timedelta(rng.integers(0, 200, 80), unit="D")
+    frame = pd.DataFrame({"day": days, "x": rng.standard_normal(80), "colour": rng.choice(["red", "blue"], 80)})
+    frame["took"] = pd.to_timedelta(rng.integers(1, 9, 80), unit="h")
+    y = np.where(days < pd.Timestamp("2024-04-10"), "early", "late")
+    classifier = TabPFNClassifier(n_estimators=2).fit(frame[:60], y[:60])
+    assert (classifier.predict(frame[60:]) == y[60:]).mean() > 0.8
+    assert list(classifier.feature_names_in_) == list(frame.columns)

@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from shared_impl.data import DataError
@@ -176,6 +177,27 @@ def test_a_pickle_that_asks_for_more_than_tables_need_is_refused(tmp_path, monke
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"os\.system, which is refused"):
         read_released_tables(path)
+
+
+def test_the_released_file_is_read_without_running_it(tmp_path, monkeypatch):
+    import hashlib
+    import pickle
+
+    rows = torch.arange(6.0).reshape(3, 2)
+    entries = [
+        ["one", rows, torch.tensor([0, 1, 0]), [], ["a", "b"], {"x": np.float64(1.5)}],
+        ["categorical", rows, torch.tensor([0, 1, 0]), [1], ["a", "b"], {}],
+        ["missing", rows / rows, torch.tensor([0, 1, 0]), [], ["a", "b"], {}],
+    ]
+    for protocol in (2, 4):
+        content = pickle.dumps(entries, protocol=protocol)
+        monkeypatch.setattr("tabpfn_impl.data.RELEASED_SHA256", hashlib.sha256(content).hexdigest())
+        path = tmp_path / "tables.pickle"
+        path.write_bytes(content)
+        (table,) = read_released_tables(path)
+        assert table.name == "one"
+        np.testing.assert_array_equal(table.X, rows.numpy())
+        np.testing.assert_array_equal(table.y, [0, 1, 0])
 
 
 def test_a_table_needs_a_label_for_each_row():

@@ -82,3 +82,38 @@ def test_columns_of_words_become_ranks():
 def test_arrays_of_objects_are_numbers_where_they_hold_numbers():
     X = np.array([[1, "a"], [2.5, "b"], [None, "a"]], dtype=object)
     np.testing.assert_array_equal(TableEncoder().fit(X).transform(X), [[1, 0], [2.5, 1], [np.nan, 0]])
+
+
+@pytest.mark.parametrize("value", [1e4, 1e30, -1e30, 3e38, 1e300, -1.7e308])
+@pytest.mark.parametrize("power", [False, True])
+def test_an_extreme_cell_costs_no_more_than_itself(value, power):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((100, 2)))
+    spoilt = x.clone()
+    spoilt[3, 0] = value
+    plain, made = ColumnTransform.fit(x, power=power)(x), ColumnTransform.fit(spoilt, power=power)(spoilt)
+    others = torch.arange(100) != 3
+    torch.testing.assert_close(made[others, 0], plain[others, 0], atol=0.3, rtol=0.1)
+    torch.testing.assert_close(made[:, 1], plain[:, 1])
+    assert torch.isfinite(made).all()
+    assert made[3, 0].abs() < 20
+
+
+def test_a_column_with_few_values_besides_zero_keeps_them():
+    x = torch.zeros(100, 1, dtype=torch.float64)
+    x[:3, 0] = torch.tensor([1.0, 2.0, 3.0])
+    made = ColumnTransform.fit(x, power=False)(x)
+    assert made[2, 0] > made[1, 0] > made[0, 0] > made[50, 0]
+
+
+def test_dates_and_durations_are_numbers():
+    frame = pd.DataFrame(
+        {
+            "day": pd.to_datetime(["1970-01-02", None, "1970-01-01 00:00:01"], format="ISO8601"),
+            "zoned": pd.to_datetime(["1970-01-02", "1970-01-03", None], utc=True),
+            "took": pd.to_timedelta(["1s", None, "2min"]),
+        }
+    )
+    numbers = TableEncoder().fit(frame).transform(frame)
+    np.testing.assert_array_equal(numbers, [[86400, 86400, 1], [np.nan, 172800, np.nan], [1, np.nan, 120]])
+    array = np.array([["1970-01-01"], ["1970-01-03"]], dtype="datetime64[D]")
+    np.testing.assert_array_equal(TableEncoder().fit(array).transform(array), [[0], [172800]])

@@ -1,7 +1,10 @@
 """Unpacking archives that strangers made: nothing lands outside the folder, nothing half, nothing without limit."""
 
+import bz2
 import contextlib
+import gzip
 import hashlib
+import io
 import lzma
 import os
 import posixpath
@@ -23,6 +26,7 @@ __all__ = ["extract"]
 
 _STAMP = ".extracted"
 _CHUNK = 1 << 20
+_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ def extract(archive: Path, to: Path, *, max_bytes: int = 20 << 30, max_files: in
     try:
         with archive.open("rb") as file:
             stamp = hashlib.file_digest(file, "sha256").hexdigest()
+        if _is_from(to, stamp):  # nothing is written: the folder may be read-only
+            return to
         to.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{to}.lock"):
             if to.exists():
-                if (to / _STAMP).is_file() and (to / _STAMP).read_text().strip() == stamp:
+                if _is_from(to, stamp):
                     return to
                 raise DataError(f"cannot unpack {archive}: {to} holds something else; remove it or choose another")
             scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
@@ -69,6 +75,10 @@ def extract(archive: Path, to: Path, *, max_bytes: int = 20 << 30, max_files: in
             f"and fetch it again"
         ) from error
     return to
+
+
+def _is_from(folder: Path, stamp: str) -> bool:
+    return (folder / _STAMP).is_file() and (folder / _STAMP).read_text().strip() == stamp
 
 
 def _unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> None:
@@ -100,16 +110,72 @@ def _unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> N
             left -= _copy(archive, source, path, limit=left, max_bytes=max_bytes)
 
 
+class _Bounded(io.RawIOBase):
+    """What tarfile reads from: an extended header, which it takes whole, may have a megabyte and no more."""
+
+    def __init__(self, file: IO[bytes], archive: Path) -> None:
+        self.file, self.archive = file, archive
+        self.header_left: int | None = _HEADER
+        """bytes that may be read before the next member is known; None while content is read"""
+
+    def read(self, size: int = -1) -> bytes:
+        if self.header_left is not None:
+            self.header_left -= size
+        if size < 0 or size > _CHUNK or (self.header_left is not None and self.header_left < 0):
+            raise DataError(f"{self.archive}: a header of more than {_HEADER} bytes; it is not unpacked")
+        return self.file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+
 @contextlib.contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
             yield bundle
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
+        return
+    with archive.open("rb") as raw, _decompressed(raw) as content:
+        try:
+            tar = tarfile.TarFile(fileobj=_Bounded(content, archive))
+        except tarfile.ReadError as error:
+            raise DataError(
+                f"{archive} is no zip or tar archive, or is damaged: delete it and fetch it again"
+            ) from error
+        with tar:
             yield tar
-    else:
-        raise DataError(f"{archive} is no zip or tar archive, or is damaged: delete it and fetch it again")
+
+
+def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+    start = raw.read(6)
+    raw.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(raw)
+    return lzma.LZMAFile(raw) if start == b"\xfd7zXZ\x00" else raw
+
+
+def _entries(bundle: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    source = bundle.fileobj
+    assert isinstance(source, _Bounded)
+    while True:
+        source.header_left = _HEADER
+        entry = bundle.next()
+        source.header_left = None
+        bundle.members = []  # type: ignore[attr-defined]  # it would keep them all
+        if entry is None:
+            return
+        yield entry
 
 
 def _members(archive: Path, bundle: zipfile.ZipFile | tarfile.TarFile) -> Iterator[_Member]:
@@ -124,7 +190,7 @@ def _members(archive: Path, bundle: zipfile.ZipFile | tarfile.TarFile) -> Iterat
                 )
             yield _Member(info.filename, "folder" if info.is_dir() else "file", info.file_size, source=info)
         return
-    for entry in bundle:
+    for entry in _entries(bundle):
         if entry.isdir():
             yield _Member(entry.name, "folder", 0)
         elif entry.isfile():

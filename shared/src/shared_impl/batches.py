@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, get_worker_info
 
+from shared_impl import fingerprint
+
 
 class Step(NamedTuple):
     """What one process does in one optimizer step."""
@@ -22,6 +24,8 @@ class Step(NamedTuple):
     """(micro-batch on the device, its share of the whole batch of the step)"""
     examples: int
     """weight of the step in the mean of the training loss: examples in the whole batch (1 for a stream)"""
+    ignored: bool = False
+    """whether targets in it are ignored (-100); looked for only where the batch is cut"""
 
 
 class Layout(NamedTuple):
@@ -31,6 +35,11 @@ class Layout(NamedTuple):
     rank: int
     processes: int
     accumulation: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether a batch is one part."""
+        return self.processes * self.accumulation == 1
 
     def cut(self, n: int) -> list[tuple[int, int, float]]:
         """(start, stop, share) of this process's parts of a batch of n examples."""
@@ -45,7 +54,7 @@ class Layout(NamedTuple):
 
 def seed_for(*words: int) -> int:
     """A 63-bit seed that is well mixed for each tuple of non-negative numbers."""
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -73,6 +82,14 @@ def _leaves(tree: Any) -> list[Any]:
     return [leaf for v in tree for leaf in _leaves(v)] if isinstance(tree, tuple | list) else [tree]
 
 
+def has_ignored(batch: Any) -> bool:
+    """Whether whole numbers in a batch are -100, which loss functions take for "no target"."""
+    return any(
+        isinstance(leaf, Tensor) and leaf.dtype in (torch.int32, torch.int64) and bool((leaf == -100).any())
+        for leaf in _leaves(batch)
+    )
+
+
 class Batches:
     """Interface of the three sources below."""
 
@@ -83,6 +100,10 @@ class Batches:
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         """The steps of an epoch from position `start` on."""
         raise NotImplementedError
+
+    def content(self) -> str:
+        """A digest of what is trained on, as far as it can be told without side effects."""
+        return ""
 
     def state(self) -> Any:
         """What has to be saved to go on exactly, beside epoch and position."""
@@ -128,6 +149,10 @@ class TensorBatches(_Epochs):
         self.home = homes.pop()
         if homes:
             raise ValueError(f"tensors in train_data must be on one device, got {self.home} and {homes.pop()}")
+        self.ignored = not self.layout.whole and has_ignored(data)
+
+    def content(self) -> str:
+        return fingerprint.of_data(self.data)
 
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         order = self.order(epoch)
@@ -139,7 +164,7 @@ class TensorBatches(_Epochs):
                 index = slice(first, stop) if order is None else order[first:stop]
                 batch = _take(self.data, index)
                 parts.append((batch if at_home else to_device(batch, self.layout.device), share))
-            yield Step(parts, n)
+            yield Step(parts, n, self.ignored)
 
 
 def _take(data: Any, index: Any) -> Any:
@@ -155,6 +180,8 @@ class LoaderBatches(_Epochs):
 
     def __init__(self, data: Any, collate: Callable[[list[Any]], Any] | None, num_workers: int, *args: Any) -> None:
         super().__init__(*args)
+        # a list holds its examples; an object may draw or read them anew each time
+        self.plain = data if type(data) in (list, tuple) else None
         self.plan = _Plan()
         self.loader: DataLoader[Any] | None = DataLoader(
             _Items(data),
@@ -180,7 +207,13 @@ class LoaderBatches(_Epochs):
         assert self.loader is not None, "used after close"
         loaded = iter(self.loader)
         for n, cut in self.spans(start):
-            yield Step([(to_device(next(loaded), self.layout.device), share) for *_, share in cut], n)
+            batches = [next(loaded) for _ in cut]
+            ignored = not self.layout.whole and any(map(has_ignored, batches))
+            parts = [(to_device(b, self.layout.device), share) for b, (*_, share) in zip(batches, cut, strict=True)]
+            yield Step(parts, n, ignored)
+
+    def content(self) -> str:
+        return "" if self.plain is None else fingerprint.of_data(self.plain)
 
     def close(self) -> None:
         # Now, not whenever a cycle of references is found: then the workers' queues may go first, and each worker is
@@ -232,7 +265,7 @@ class StreamBatches(Batches):
     def steps(self, epoch: int, start: int) -> Iterator[Step]:
         while True:
             batch = self.draw(self.generator)
-            if self.layout.processes * self.layout.accumulation == 1:
+            if self.layout.whole:
                 yield Step([(to_device(batch, self.layout.device), 1.0)], 1)
                 continue
             # Every process draws the same batch and takes its part.
@@ -244,13 +277,24 @@ class StreamBatches(Batches):
                 )
             cut = self.layout.cut(sizes.pop())
             parts = [(to_device(_take(batch, slice(a, b)), self.layout.device), share) for a, b, share in cut]
-            yield Step(parts, 1)
+            yield Step(parts, 1, has_ignored(batch))
+
+    def content(self) -> str:
+        # the same function of a generator gives the same first batch
+        return fingerprint.of_data(self.draw(torch.Generator().manual_seed(0)))
 
     def state(self) -> Tensor:
         return self.generator.get_state()
 
     def load_state(self, state: Tensor) -> None:
         self.generator.set_state(state.clone())
+
+
+def _aligned(data: list[Any]) -> bool:
+    """Whether a short list of tensors looks like inputs and targets, not like examples."""
+    if not 2 <= len(data) <= 4 or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in data):
+        return False
+    return len({len(leaf) for leaf in data}) == 1 and len(data[0]) > len(data)
 
 
 def make_batches(
@@ -289,6 +333,11 @@ def make_batches(
         raise ValueError(
             "train_data must be tensors, a map-style data set or a function of a torch.Generator, "
             f"got {type(data).__name__}"
+        )
+    if collate is None and type(data) is list and _aligned(data):
+        raise ValueError(
+            f"train_data is a list of {len(data)} tensors of equal length: give a tuple if their first dimensions are "
+            "the examples, or stack them if each is one example"
         )
     if n == 0:
         raise ValueError("train_data is empty")

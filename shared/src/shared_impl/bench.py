@@ -9,7 +9,7 @@ import importlib.util
 import multiprocessing
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +18,20 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-__all__ = ["Timing", "checkout_revision", "compare", "module_from_file", "peak_memory"]
+from shared_impl.results import Record, Row, plot_lines
+
+__all__ = [
+    "Benchmark",
+    "Case",
+    "Setting",
+    "Timing",
+    "checkout_revision",
+    "compare",
+    "fitted_slope",
+    "module_from_file",
+    "peak_memory",
+    "run_benchmark",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,111 @@ def compare(
         low, high = _quartiles(ratios)
         timings[name] = Timing(statistics.median(own), statistics.median(ratios), low, high)
     return timings
+
+
+@dataclass(frozen=True)
+class Case:
+    """Forms of one computation, timed against each other; a line of the table."""
+
+    label: str
+    """what is computed, at which size"""
+    forms: Mapping[str, Callable[[], object]]
+    """name to a function without arguments; the baseline among them"""
+    baseline: str
+    rounds: int = 7
+    size: float | None = None
+    """the size that grows from case to case, if the benchmark draws curves"""
+    memory: bool = False
+    """measure each form's peak memory too (on the CPU in a forked child, without gradients' threads)"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a benchmark is run."""
+
+    quick: bool = False
+    """small sizes and few rounds, to see that it runs"""
+    seed: int = 0
+    device: str = "cpu"
+
+
+CasesOf = Callable[[Setting], "Generator[Case | Row | str, Any, None] | Iterable[Case | Row | str]"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is timed against what."""
+
+    title: str
+    cases: CasesOf
+    """yields cases; rows that were measured otherwise (parity, counts); notes as text, such as which peer is absent.
+    A generator gets the timings of a case back: `found = yield Case(...)`, {form: Timing}, for slopes and the like."""
+    xlabel: str = ""
+    """what `Case.size` counts; given, milliseconds are drawn over it"""
+
+
+def run_benchmark(package: str, name: str, benchmark: Benchmark, setting: Setting, out_dir: Path) -> Record:
+    """Time all cases, write the record and, if sizes grow, the plot; ratios in the rows, seconds in `config`."""
+    torch.manual_seed(setting.seed)
+    preset = "quick" if setting.quick else "cpu" if torch.device(setting.device).type == "cpu" else "gpu"
+    record = Record.start(package, name, preset=preset, seeds=[setting.seed], kind="bench")
+    record.title = benchmark.title
+    seconds: dict[str, dict[str, Any]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    cases: Any = iter(benchmark.cases(setting))
+    answer: Any = None
+    while True:
+        try:
+            item = cases.send(answer) if hasattr(cases, "send") else next(cases)
+        except StopIteration:
+            break
+        answer = None
+        if isinstance(item, str):
+            record.notes.append(item)
+        elif isinstance(item, Row):
+            record.add(item)
+        else:
+            rounds = min(item.rounds, 2) if setting.quick else item.rounds
+            answer = compare(item.forms, baseline=item.baseline, rounds=rounds)
+            seconds[item.label] = {
+                form: {"median_s": t.median_s, "ratio_quartiles": [t.ratio_low, t.ratio_high]}
+                for form, t in answer.items()
+            }
+            for form, timing in answer.items():
+                if item.size is not None:
+                    curves.setdefault(form, []).append((item.size, 1e3 * timing.median_s))
+                if form != item.baseline:
+                    metric = f"times as fast as {item.baseline}"
+                    note = f"quartiles {timing.ratio_low:.2f} to {timing.ratio_high:.2f}"
+                    record.add(Row(item.label, form, metric, timing.ratio, n=rounds, note=note))
+            if item.memory:
+                for form, call in item.forms.items():
+                    peak = peak_memory(call, device=setting.device) / 2**20
+                    seconds[item.label][form]["peak_MiB"] = peak
+                    record.add(Row(item.label, form, "peak MiB", peak, higher_is_better=False))
+    record.config["timings"] = seconds
+    if curves and benchmark.xlabel:
+        path = Path(out_dir) / f"bench_{name}.png"
+        plot_lines(
+            path, curves, xlabel=benchmark.xlabel, ylabel="milliseconds", title=benchmark.title, logx=True, logy=True
+        )
+        record.plots.append(path.name)
+    record.save(out_dir)
+    return record
+
+
+def fitted_slope(sizes: Iterable[float], seconds: Iterable[float]) -> float:
+    """The exponent of growth: slope of the least-squares line through (log size, log seconds).
+
+    Raises:
+        ValueError: if there are fewer than two sizes.
+    """
+    x = torch.tensor(list(sizes), dtype=torch.float64).log()
+    y = torch.tensor(list(seconds), dtype=torch.float64).log()
+    if len(x) < 2:
+        raise ValueError(f"sizes must be at least 2, got {len(x)}")
+    x = x - x.mean()
+    return float((x @ (y - y.mean())) / (x @ x))
 
 
 def peak_memory(form: Callable[[], object], *, device: torch.device | str = "cpu") -> int:

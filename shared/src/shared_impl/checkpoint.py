@@ -4,6 +4,7 @@ A checkpoint is a folder `step-00000400` with one `<part>.safetensors` for each 
 for everything else, and `manifest.json` with size and SHA-256 of each of these files. Nothing is pickled.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,8 @@ import random
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,36 +94,69 @@ def unflatten(structure: Any, tensors: Mapping[str, Tensor]) -> Any:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while files are written into a `CheckpointError` that says so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors tells the system's number in its text only
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or re.search(
+            rf"os error ({errno.ENOSPC}|{errno.EDQUOT})\b", str(error)
+        )
+        raise CheckpointError(f"cannot write {path}: {'the disk is full' if full else error}") from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole: temporary name, fsync, rename."""
+    """Write a small file whole: temporary name, fsync, rename.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(path)
-    _sync(path.parent)
+    with storing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
 
 
 def write(directory: Path, parts: Mapping[str, Any]) -> Path:
-    """Write the parts (nested values with tensors) as the checkpoint `directory`; it appears complete or not at all."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    """Write the parts (nested values with tensors) as the checkpoint `directory`; it appears complete or not at all.
+
+    Raises:
+        CheckpointError: the disk is full, the folder cannot be written, or a part holds what cannot be saved.
+    """
     temporary = directory.with_name(f".tmp-{directory.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    with storing(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            _fill(temporary, parts)
+            _discard(directory)  # an older, damaged one of this name
+            temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _sync(directory.parent)
+    return directory
+
+
+def _fill(folder: Path, parts: Mapping[str, Any]) -> None:
+    folder.mkdir()
     structure = {}
     for part, value in parts.items():
         tensors: dict[str, Tensor] = {}
         structure[part] = flatten(value, tensors)
         if tensors:
-            save_file(tensors, temporary / f"{part}.safetensors")
-    (temporary / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(temporary.iterdir())}
-    (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}), encoding="utf-8")
-    for path in (*temporary.iterdir(), temporary):
+            save_file(tensors, folder / f"{part}.safetensors")
+    (folder / "structure.json").write_text(json.dumps(structure), encoding="utf-8")
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(folder.iterdir())}
+    (folder / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
         _sync(path)
-    _discard(directory)  # an older, damaged one of this name
-    temporary.rename(directory)
-    _sync(directory.parent)
-    return directory
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -167,10 +202,14 @@ def find(folder: Path, prefix: str) -> dict[int, Path]:
 
 
 def keep_only(folder: Path, prefix: str, steps: set[int]) -> None:
-    """Remove the other checkpoints of this prefix, and what interrupted writes have left."""
+    """Remove the other checkpoints of this prefix."""
     for step, path in find(folder, prefix).items():
         if step not in steps:
             _discard(path)
+
+
+def clean(folder: Path) -> None:
+    """Remove what interrupted writes have left; nobody may be writing."""
     for path in folder.glob(".tmp-*") if folder.is_dir() else ():
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ Nothing here imports torch, so `--help` answers at once.
 """
 
 import contextlib
+import dis
 import importlib.metadata
 import importlib.resources
 import io
@@ -12,21 +13,52 @@ import json
 import os
 import random
 import sys
+import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-__all__ = ["Card", "Claim", "Options", "UserError", "load_card", "parse_card", "run"]
+__all__ = ["Card", "Claim", "Options", "UserError", "bad_input", "load_card", "parse_card", "run"]
 
 
 class UserError(Exception):
     """Bad input: the command line prints the message as one line on stderr and exits with 2."""
+
+
+@contextlib.contextmanager
+def bad_input(what: str = "") -> Iterator[None]:
+    """Refusals by our own checks become bad input; faults stay faults.
+
+    A ValueError counts as a refusal if one of our modules, or scikit-learn's validation, raises it by a `raise`
+    statement. What numpy, torch or pandas say about shapes and types inside our code is our mistake, and passes.
+
+    Args:
+        what: put before the message, as an option's name.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not _is_refusal(error):
+            raise
+        raise UserError(f"{what}: {error}" if what else str(error)) from error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    place = error.__traceback__
+    if place is None:
+        return False
+    while place.tb_next is not None:
+        place = place.tb_next
+    frame = place.tb_frame
+    module = str(frame.f_globals.get("__name__", ""))
+    ours = module.partition(".")[0].endswith("_impl") or module.startswith("sklearn.utils.")
+    return ours and dis.opname[frame.f_code.co_code[place.tb_lasti]] == "RAISE_VARARGS"
 
 
 @dataclass(frozen=True)
@@ -64,13 +96,10 @@ class Options:
         """The output folder, created.
 
         Raises:
-            UserError: if it cannot be created.
+            UserError: if it cannot be created or written.
         """
         path = self.out if self.out is not None else Path("runs") / slug
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {path}: cannot create the folder: {error.strerror}") from error
+        _writable(path)
         return path
 
     def console(self) -> "Console":
@@ -119,6 +148,8 @@ class Card:
     official_code: str
     gives: str
     headline: str
+    family: str = ""
+    """what the catalogue groups it with"""
     claims: Sequence[Claim] = field(default_factory=list)
 
 
@@ -171,22 +202,71 @@ def load_card(package: str) -> Card:
     raise FileNotFoundError(f"{package} carries no card ([tool.impl] of its pyproject.toml)")
 
 
-def run(package: str, commands: Mapping[str, type], argv: Sequence[str] | None = None) -> int:
+def run(
+    package: str,
+    commands: Mapping[str, type],
+    argv: Sequence[str] | None = None,
+    *,
+    experiments: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
+) -> int:
     """Parse `argv`, run the command, and turn what happens into an exit code.
 
     Args:
         package: import name; the command is `<slug>-impl`.
         commands: verb to a dataclass that derives from `Options`; `info` is added by itself.
         argv: arguments without the program's name (default: `sys.argv[1:]`).
+        experiments: names in the package's `experiments.EXPERIMENTS`: given, `reproduce` is made from them.
+        benchmarks: names in the package's `benchmarks.BENCHMARKS`: given, `bench` is made from them.
     """
     slug = package.removesuffix("_impl").replace("_", "-")
     prog = f"{slug}-impl"
     arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"info": _info_command(package), **commands}
+    if experiments:
+        commands["reproduce"] = _reproduce_command(package, slug, tuple(experiments))
+    if benchmarks:
+        commands["bench"] = _bench_command(package, slug, tuple(benchmarks))
+    _tolerant_streams()
+    try:
+        code = _run(prog, commands, arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # the reader (head, less) went away: not a failure of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _tolerant_streams() -> None:
+    """Letters that a terminal's encoding lacks become question marks, not an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _writable(folder: Path) -> None:
+    """Make the folder and try it, before hours of work end with nowhere to write to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot create the folder: {error.strerror}") from error
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot write there: {error.strerror}") from error
+
+
+def _run(prog: str, commands: Mapping[str, type], arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(f"{prog} {importlib.metadata.version(prog)}")
         return 0
     try:
-        command = _parse(prog, {"info": _info_command(package), **commands}, arguments)
+        command = _parse(prog, commands, arguments)
+        if command.seed < 0:
+            raise UserError(f"--seed must not be negative, got {command.seed}")
+        if command.out is not None:
+            _writable(command.out)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except UserError as error:
@@ -203,9 +283,7 @@ def run(package: str, commands: Mapping[str, type], argv: Sequence[str] | None =
     except KeyboardInterrupt:
         return _fail(prog, "interrupted", 130)
     except BrokenPipeError:
-        # the reader (head, less) went away: not a failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except Exception as error:
         return _fail(prog, f"{type(error).__name__}: {error} (IMPL_DEBUG=1 shows where)", 1)
     return 0
@@ -285,6 +363,110 @@ def _info_command(package: str) -> type:
             return card
 
     return Info
+
+
+def _reproduce_command(package: str, slug: str, names: tuple[str, ...]) -> type:
+    from tyro.conf import Positional, arg
+
+    choice = Literal[names]  # type: ignore[valid-type]
+
+    @dataclass(frozen=True)
+    class Reproduce(Options):
+        """Run an experiment of the paper and write its record: our numbers beside the paper's. What is finished is kept
+        and not run again; a run that was interrupted goes on."""
+
+        experiment: Positional[choice] = names[0]  # type: ignore[valid-type]
+        """which table"""
+        preset: Literal["cpu", "paper", "smoke"] = "cpu"
+        """cpu: minutes on two cores, reduced; paper: the full recipe; smoke: a few steps, to see that it runs"""
+        only: Annotated[tuple[str, ...], arg(metavar="KEY=VALUE")] = ()
+        """only runs with these settings: model=lstm, data=cora; several of one key are alternatives"""
+        seeds: int | None = None
+        """so many seeds a setting instead of the preset's; --seed is the first"""
+        jobs: int = 1
+        """processes, which share this machine's threads"""
+        cluster: str | None = None
+        """an engine that is running: dask://HOST:PORT, ray, ray://HOST:PORT"""
+        minutes: float | None = None
+        """start no further run after so many minutes"""
+        finished_only: bool = False
+        """run nothing; record what is finished"""
+        work: Path | None = None
+        """where finished runs and checkpoints are kept (default: runs/<slug>/work)"""
+
+        def run(self) -> object:
+            import importlib
+
+            only: dict[str, list[str]] = {}
+            for pair in self.only:
+                key, equals, value = pair.partition("=")
+                if not (key and equals and value):
+                    raise UserError(f"--only takes KEY=VALUE, got {pair!r}")
+                only.setdefault(key, []).append(value)
+            out, device = self.out_dir(slug), str(self.torch_device())
+            console = self.console()
+            from shared_impl.experiments import ExperimentRefused, reproduce
+            from shared_impl.results import rich_table
+
+            experiment = importlib.import_module(f"{package}.experiments").EXPERIMENTS[self.experiment]
+            try:
+                record = reproduce(
+                    package,
+                    experiment,
+                    preset=self.preset,
+                    out_dir=out,
+                    work=self.work or Path("runs") / slug / "work",
+                    first_seed=self.seed,
+                    seeds=self.seeds,
+                    only=only,
+                    device=device,
+                    jobs=self.jobs,
+                    cluster=self.cluster,
+                    minutes=self.minutes,
+                    finished_only=self.finished_only,
+                    console=console,
+                )
+            except ExperimentRefused as error:
+                raise UserError(str(error)) from error
+            if not self.json:
+                console.print(rich_table(record))
+                console.print(f"record: {out / record.file_name}", highlight=False)
+            return record
+
+    return Reproduce
+
+
+def _bench_command(package: str, slug: str, names: tuple[str, ...]) -> type:
+    from tyro.conf import Positional
+
+    choice = Literal[names]  # type: ignore[valid-type]
+
+    @dataclass(frozen=True)
+    class Bench(Options):
+        """Time the forms against each other, interleaved in one process, and write the record: medians of ratios."""
+
+        benchmark: Positional[choice] = names[0]  # type: ignore[valid-type]
+        """which comparison"""
+        quick: bool = False
+        """small sizes and few rounds, to see that it runs"""
+
+        def run(self) -> object:
+            import importlib
+
+            out, device = self.out_dir(slug), str(self.torch_device())
+            from shared_impl.bench import Setting, run_benchmark
+            from shared_impl.results import rich_table
+
+            benchmark = importlib.import_module(f"{package}.benchmarks").BENCHMARKS[self.benchmark]
+            setting = Setting(self.quick, self.seed, device)
+            record = run_benchmark(package, self.benchmark, benchmark, setting, out)
+            if not self.json:
+                console = self.console()
+                console.print(rich_table(record))
+                console.print(f"record: {out / record.file_name}", highlight=False)
+            return record
+
+    return Bench
 
 
 def _print_card(card: Card, console: "Console") -> None:

@@ -43,7 +43,6 @@ __all__ = [
     "cache_dir",
     "extract",
     "fetch",
-    "fetch_all",
     "load_registry",
     "load_restricted_pickle",
     "reading",
@@ -213,12 +212,6 @@ def fetch(dataset: str, path: str, *, registry: Registry | None = None) -> Path:
             f"make room there, or set IMPL_CACHE_DIR to a folder that can be written"
         ) from error
     return target
-
-
-def fetch_all(dataset: str, *, registry: Registry | None = None) -> dict[str, Path]:
-    """Every file of a data set, by its path in the registry; as `fetch`."""
-    registry = registry or shared_registry()
-    return {path: fetch(dataset, path, registry=registry) for path in registry.dataset(dataset).files}
 
 
 def available(dataset: str, *, registry: Registry | None = None) -> bool:

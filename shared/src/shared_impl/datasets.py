@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 __all__ = [
+    "AnswerPairs",
     "CitationGraph",
     "ImageSet",
     "TimeSeries",
+    "TuGraph",
     "digits",
     "ett",
     "gnn_benchmark",
     "mnist",
     "planetoid",
     "tiny_shakespeare",
+    "tu_graphs",
+    "wikiqa",
     "wikitext2",
 ]
 
@@ -149,6 +153,84 @@ def wikitext2(split: Literal["valid", "test"] = "valid") -> str:
         DataError: if the file cannot be had or is damaged.
     """
     return _read_text(fetch("wikitext-2", _choose("split", split, {"valid": "valid.txt", "test": "test.txt"})))
+
+
+@dataclass(frozen=True)
+class AnswerPairs:
+    """Questions with candidate sentences, those of a question one after the other."""
+
+    questions: list[str]
+    sentences: list[str]
+    labels: np.ndarray
+    """bool, (pairs,): whether the sentence answers the question"""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def wikiqa(split: Literal["train", "test"] = "train") -> AnswerPairs:
+    """WikiQA, tokenised, questions that have an answer only: 8,672 pairs of 873 questions, and 2,351 of 243 to test.
+
+    Source: Yang, Yih and Meek, EMNLP 2015. Microsoft Research Data License (research use). 1.5 and 0.4 MB.
+
+    Raises:
+        DataError: if the file cannot be had or is damaged.
+    """
+    path = fetch("wikiqa_filtered_train", _choose("split", split, {"train": "train.txt", "test": "test.txt"}))
+    questions, sentences, labels = [], [], []
+    with reading(path):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            parts = line.split("\t")
+            if len(parts) != 3 or parts[0] not in ("0", "1"):
+                raise ValueError(f"line {number} is not label, question, sentence: {line[:60]!r}")
+            labels.append(parts[0] == "1")
+            questions.append(parts[1])
+            sentences.append(parts[2])
+        if not labels:
+            raise ValueError("no lines")
+    return AnswerPairs(questions, sentences, np.array(labels))
+
+
+@dataclass(frozen=True)
+class TuGraph:
+    """One graph of a TU set."""
+
+    edge_index: np.ndarray
+    """int64, (2, edges): both directions of each"""
+    tags: np.ndarray
+    """int64, (nodes,): kinds of node, as the file numbers them"""
+    label: int
+    """class, from 0"""
+
+
+def tu_graphs(name: Literal["MUTAG", "PTC", "PROTEINS", "IMDBBINARY", "IMDBMULTI", "NCI1"] = "MUTAG") -> list[TuGraph]:
+    """A set of graphs to classify, without attributes. Classes are numbered from 0 in the order of the file's labels.
+
+    Source: Morris et al., TUDataset, 2020. MUTAG: carbon is tag 2, nitrogen 5, oxygen 6, hydrogen is left out.
+
+    Raises:
+        DataError: if the file cannot be had or is damaged.
+    """
+    known = ("MUTAG", "PTC", "PROTEINS", "IMDBBINARY", "IMDBMULTI", "NCI1")
+    path = fetch("tu_graphs_txt", _choose("name", name, {n: f"{n}/{n}.txt" for n in known}))
+    graphs: list[TuGraph] = []
+    with reading(path):
+        lines = iter(path.read_text(encoding="ascii").splitlines())
+        for _ in range(int(next(lines, "0"))):
+            n, label = (int(word) for word in next(lines, "").split())
+            tags, ends = [], []
+            for node in range(n):
+                tag, count, *others = (int(word) for word in next(lines, "").split())
+                if len(others) < count or any(not 0 <= other < n for other in others[:count]):
+                    raise ValueError(f"node {node} of graph {len(graphs)} names neighbours that are not there")
+                tags.append(tag)
+                ends += [(node, other) for other in others[:count]]
+            edges = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+            graphs.append(TuGraph(edges, np.array(tags, dtype=np.int64), label))
+        if not graphs:
+            raise ValueError("no graphs")
+    classes = {label: i for i, label in enumerate(sorted({graph.label for graph in graphs}))}
+    return [TuGraph(graph.edge_index, graph.tags, classes[graph.label]) for graph in graphs]
 
 
 def planetoid(name: Literal["cora", "citeseer", "pubmed"] = "cora") -> CitationGraph:

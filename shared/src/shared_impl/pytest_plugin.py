@@ -1,4 +1,7 @@
-"""The markers that tests of all packages use, and when they skip; pytest finds this by itself (entry point)."""
+"""The markers that tests of all packages use, and when they skip: `pytest -p shared_impl.pytest_plugin`.
+
+The repository's settings ask for it; in anybody else's tests these names mean what they mean there.
+"""
 
 import os
 

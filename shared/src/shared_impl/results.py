@@ -26,10 +26,14 @@ __all__ = [
     "kept_run",
     "markdown_table",
     "plot_curves",
+    "plot_lines",
     "plot_scores",
+    "plot_table",
+    "processor",
     "rich_table",
     "settings_key",
     "summarise",
+    "versions",
     "write_atomically",
 ]
 
@@ -78,6 +82,9 @@ class Record:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     plots: list[str] = field(default_factory=list)
+    title: str = ""
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """each run that the rows sum up: its settings, metrics, seconds, processor, versions, commit"""
 
     def __post_init__(self) -> None:
         self._clock = time.perf_counter()
@@ -102,9 +109,9 @@ class Record:
             kind=kind,
             seeds=list(seeds),
             command=_command_line(name),
-            versions=_versions(name),
+            versions=versions(name),
             python=platform.python_version(),
-            processor=_processor(),
+            processor=processor(),
             threads=_threads(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             config=dict(config or {}),
@@ -114,8 +121,13 @@ class Record:
         """Append one number."""
         self.rows.append(row)
 
-    def save(self, out_dir: Path) -> Path:
-        """Write the record as JSON under `out_dir` and return its path; the duration ends here.
+    @property
+    def file_name(self) -> str:
+        """`bench_<experiment>.json` for a benchmark, else `<experiment>-<preset>.json`."""
+        return f"{f'bench_{self.experiment}' if self.kind == 'bench' else f'{self.experiment}-{self.preset}'}.json"
+
+    def save(self, out_dir: Path, *, seconds: float | None = None) -> Path:
+        """Write the record as JSON under `out_dir` and return its path; the duration ends here, or is `seconds`.
 
         A benchmark is `bench_<experiment>.json`, anything else `<experiment>-<preset>.json`.
 
@@ -124,9 +136,8 @@ class Record:
         """
         if not self.rows:
             raise ValueError(f"the record of {self.experiment} has no rows")
-        self.duration_s = round(time.perf_counter() - self._clock, 1)
-        name = f"bench_{self.experiment}" if self.kind == "bench" else f"{self.experiment}-{self.preset}"
-        path = Path(out_dir) / f"{name}.json"
+        self.duration_s = round(time.perf_counter() - self._clock if seconds is None else seconds, 1)
+        path = Path(out_dir) / self.file_name
         try:
             text = json.dumps(asdict(self), indent=2, allow_nan=False, default=str)
         except ValueError as error:
@@ -178,27 +189,54 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def rich_table(record: Record) -> "Table":
-    """The record as a table for the terminal."""
+    """The record as a table for the terminal: tasks down, models across."""
     from rich.table import Table
 
-    head, body = _cells([record])
-    table = Table(title=f"{record.package} {record.experiment} ({record.preset})")
-    for name, right in head:
-        table.add_column(name, justify="right" if right else "left")
+    head, body = _pivot([record], bold=("[bold]", "[/bold]"))
+    table = Table(title=record.title or f"{record.package} {record.experiment} ({record.preset})")
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left")
     for cells in body:
         table.add_row(*cells)
     return table
 
 
 def markdown_table(records: Sequence[Record]) -> str:
-    """The records as one Markdown table, and under it a line for each on how it was made, and its notes."""
-    head, body = _cells(records)
-    lines = ["| " + " | ".join(name for name, _ in head) + " |"]
-    lines.append("|" + "|".join("---:" if right else "---" for _, right in head) + "|")
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in body]
-    lines.append("")
+    """The records as Markdown, tasks down and models across, and under them how each was made, and its notes.
+
+    Records of the same models share a table. A cell is ours ± the standard deviation over runs, [the paper's number],
+    {the official code's}; the best of a row is bold.
+    """
+    tables: list[tuple[set[str], list[Record]]] = []
     for record in records:
-        seeds = ", ".join(map(str, record.seeds))
+        models = {row.model for row in record.rows}
+        if tables and tables[-1][0] == models:
+            tables[-1][1].append(record)
+        else:
+            tables.append((models, [record]))
+    lines: list[str] = []
+    for _, together in tables:
+        head, body = _pivot(together, bold=("**", "**"))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in head) + " |")
+        lines.append("|---|" + "---:|" * (len(head) - 1))
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in body]
+        lines.append("")
+    rows = [row for record in records for row in record.rows]
+    legend = []
+    if any(row.spread is not None for row in rows):
+        legend.append("± is the standard deviation over seeds")
+    if any(row.paper is not None for row in rows):
+        legend.append("[the paper's number]")
+    if any(row.official is not None for row in rows):
+        legend.append("{the official code's, measured}")
+    if legend:
+        lines += [f"{'; '.join(legend)}.", ""]
+    for record in records:
+        seeds = (
+            ", ".join(map(str, record.seeds))
+            if len(record.seeds) < 4
+            else f"{min(record.seeds)} to {max(record.seeds)}"
+        )
         lines.append(
             f"`{record.command}`: preset {record.preset}, seed{'s' if len(record.seeds) > 1 else ''} {seeds}, "
             f"{_duration(record.duration_s)} on {record.processor}, {record.threads} "
@@ -262,7 +300,7 @@ def plot_curves(
     if logy:
         axes.set_yscale("log")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    _legend_beside(axes)
     return _save(figure, path)
 
 
@@ -297,15 +335,116 @@ def plot_scores(
     axes.set(xlabel=xlabel, title=title, ylim=(len(rows) - 0.5, -0.5))
     axes.set_yticks(list(rows.values()), list(rows))
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    _legend_beside(axes)
     return _save(figure, path)
+
+
+def plot_table(
+    path: Path,
+    scores: Mapping[tuple[str, str], Sequence[float]],
+    *,
+    ylabel: str,
+    title: str = "",
+    paper: Mapping[tuple[str, str], float] | None = None,
+) -> Path:
+    """Draw a table: tasks along the axis, a colour a model, a point a run, a bar the mean, the paper's number dashed.
+
+    Args:
+        scores: (task, model) to the numbers of its runs.
+        paper: (task, model) to the paper's number.
+
+    Raises:
+        ValueError: if there are no scores, or a cell has none.
+    """
+    if not scores:
+        raise ValueError("scores must not be empty")
+    for cell, values in scores.items():
+        if not len(values):
+            raise ValueError(f"{cell!r} has no scores")
+    tasks = list(dict.fromkeys(task for task, _ in scores))
+    models = list(dict.fromkeys(model for _, model in scores))
+    figure, axes = _figure(4.2)
+    width = 0.8 / len(models)
+    for i, model in enumerate(models):
+        color, label = _color(i), model
+        for at, task in enumerate(tasks):
+            if (task, model) not in scores:
+                continue
+            values = scores[task, model]
+            x = at + (i - (len(models) - 1) / 2) * width
+            axes.plot([x] * len(values), list(values), "o", color=color, alpha=0.45, markersize=4)
+            mean = sum(values) / len(values)
+            axes.plot([x - 0.4 * width, x + 0.4 * width], [mean, mean], color=color, linewidth=2.2, label=label)
+            label = "_"
+            if (published := (paper or {}).get((task, model))) is not None:
+                axes.plot([x - 0.5 * width, x + 0.5 * width], [published] * 2, "--", color=color, linewidth=1.2)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=20 if max(map(len, tasks)) * len(tasks) > 60 else 0)
+    axes.set(ylabel=ylabel, title=title + (" (dashed: the paper)" if paper else ""), xlim=(-0.5, len(tasks) - 0.5))
+    axes.grid(axis="y", alpha=0.25)
+    _legend_beside(axes)
+    return _save(figure, path)
+
+
+def plot_lines(
+    path: Path,
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    logx: bool = False,
+    logy: bool = False,
+    paper: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> Path:
+    """Draw a curve a label through the means of points of equal x, with a band of one standard deviation.
+
+    Args:
+        points: label to (x, y), in any order; several of one x are runs of other seeds.
+        paper: label to the paper's numbers, dashed in the label's colour.
+
+    Raises:
+        ValueError: if there are no points, or a label has none.
+    """
+    if not points or not all(points.values()):
+        raise ValueError("points must not be empty, nor those of any label")
+    figure, axes = _figure(4.2)
+    for i, (label, pairs) in enumerate(points.items()):
+        at: dict[float, list[float]] = {}
+        for x, y in pairs:
+            at.setdefault(x, []).append(y)
+        xs = sorted(at)
+        means = [statistics.fmean(at[x]) for x in xs]
+        axes.plot(xs, means, label=label, color=_color(i), marker="o" if len(xs) < 30 else None, markersize=3.5)
+        if any(len(values) > 1 for values in at.values()):
+            spread = [statistics.stdev(at[x]) if len(at[x]) > 1 else 0.0 for x in xs]
+            low, high = [[m + s * d for m, d in zip(means, spread, strict=True)] for s in (-1, 1)]
+            axes.fill_between(xs, low, high, color=_color(i), alpha=0.15, linewidth=0)
+        if published := (paper or {}).get(label):
+            axes.plot([x for x, _ in published], [y for _, y in published], "--", color=_color(i), linewidth=1.2)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title + (" (dashed: the paper)" if paper else ""))
+    if logx:
+        axes.set_xscale("log")
+    if logy:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    _legend_beside(axes)
+    return _save(figure, path)
+
+
+def _color(i: int) -> str:
+    return f"C{i % 10}"
+
+
+def _legend_beside(axes: "Axes") -> None:
+    """The legend right of the picture: over no line."""
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
 def _figure(height: float) -> "tuple[Figure, Axes]":
     # Figure without pyplot: no global state, no display
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8, height), dpi=120, layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -316,29 +455,42 @@ def _save(figure: "Figure", path: Path) -> Path:
     return path
 
 
-def _cells(records: Sequence[Record]) -> tuple[list[tuple[str, bool]], list[list[str]]]:
-    """Heads (name, right-aligned) and cells; columns that would be empty throughout are left out."""
+def _pivot(records: Sequence[Record], *, bold: tuple[str, str]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells: a line a task (and metric, where there are several), a column a model."""
     rows = [row for record in records for row in record.rows]
-    columns: list[tuple[str, bool, list[str]]] = [
-        ("task", False, [row.task for row in rows]),
-        ("model", False, [row.model for row in rows]),
-        ("metric", False, [f"{row.metric} {'↑' if row.higher_is_better else '↓'}" for row in rows]),
-        ("ours", True, [_number(row) for row in rows]),
-        ("official code", True, [_short(row.official) for row in rows]),
-        ("paper", True, [_short(row.paper) for row in rows]),
-        ("note", False, [row.note for row in rows]),
-    ]
-    kept = [column for column in columns if any(column[2])]
-    return [(name, right) for name, right, _ in kept], [
-        list(cells) for cells in zip(*(c for *_, c in kept), strict=True)
-    ]
+    models = list(dict.fromkeys(row.model for row in rows))
+    metrics = list(dict.fromkeys(f"{row.metric} {'↑' if row.higher_is_better else '↓'}" for row in rows))
+    lines: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        metric = f"{row.metric} {'↑' if row.higher_is_better else '↓'}"
+        lines.setdefault((row.task, metric), {})[row.model] = row
+    head = [metrics[0] if len(metrics) == 1 else "", *models]
+    body = []
+    for (task, metric), cells in lines.items():
+        best = None
+        if len(cells) > 1:
+            values = [row.value for row in cells.values()]
+            best = max(values) if next(iter(cells.values())).higher_is_better else min(values)
+        name = task if len(metrics) == 1 else f"{task}: {metric}"
+        body.append([name, *(_cell(cells.get(model), best, bold) for model in models)])
+    return head, body
 
 
-def _number(row: Row) -> str:
+def _cell(row: Row | None, best: float | None, bold: tuple[str, str]) -> str:
+    if row is None:
+        return ""
     text = _short(row.value)
     if row.spread is not None:
         text += f" ± {_short(row.spread)}"
-    return text + (f" (n={row.n})" if row.n > 1 else "")
+    if row.value == best:
+        text = f"{bold[0]}{text}{bold[1]}"
+    # a bracket is markup for the terminal's tables, unless a backslash stands before it
+    escape = "\\" if bold[0] == "[bold]" else ""
+    if row.paper is not None:
+        text += f" {escape}[{_short(row.paper)}]"
+    if row.official is not None:
+        text += f" {{{_short(row.official)}}}"
+    return text
 
 
 def _short(value: float | None) -> str:
@@ -365,17 +517,19 @@ def _command_line(name: str) -> str:
     return " ".join([program, *words])
 
 
-def _versions(name: str) -> dict[str, str]:
-    versions = {}
+def versions(name: str) -> dict[str, str]:
+    """Versions of a distribution and of what its numbers may depend on."""
+    found = {}
     for distribution in (name, *_VERSIONED):
         try:
-            versions[distribution] = importlib.metadata.version(distribution)
+            found[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The GPU if there is one in use, else the processor with its number of cores."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())

@@ -75,16 +75,21 @@ def assert_forms_agree(
                 )
 
 
-def assert_causal(fn: Callable[[Tensor], Tensor], x: Tensor, *, dim: int = 1) -> None:
-    """No output depends on a later input: the gradient of each output position with respect to later inputs is 0.
+def assert_causal(
+    fn: Callable[[Tensor], Tensor], x: Tensor, *, dim: int = 1, rtol: float = 1e-4, atol: float = 1e-5
+) -> None:
+    """No output depends on a later input, by gradients and by values.
 
-    Positions checked: first, last but one, and three between.
+    The gradient of an output with respect to later inputs must be exactly 0. As outputs may depend on the future
+    without a gradient (by an argmax, a rank, a sign, a detach), later inputs are also replaced: by others, by larger
+    ones, by their own in reverse order. Positions checked: first, last but one, and three between.
     """
     length = x.shape[dim]
     assert length > 1, "a sequence of one step cannot show causality"
     x = x.detach().requires_grad_()
     y = fn(x)
     assert y.shape[dim] == length, f"fn maps length {length} to {y.shape[dim]}"
+    others = (torch.randn_like, lambda t: 10 * torch.randn_like(t), lambda t: t.flip(dim), torch.zeros_like)
     for position in sorted({0, length // 4, length // 2, 3 * length // 4, length - 2}):
         picked = y.select(dim, position)
         (gradient,) = torch.autograd.grad((picked * torch.randn_like(picked)).sum(), x, retain_graph=True)
@@ -92,6 +97,21 @@ def assert_causal(fn: Callable[[Tensor], Tensor], x: Tensor, *, dim: int = 1) ->
         assert torch.count_nonzero(later) == 0, f"output {position} depends on later inputs: {later.abs().max():.3g}"
         now = gradient.narrow(dim, 0, position + 1)
         assert torch.count_nonzero(now) > 0, f"output {position} depends on no input at all"
+        for other in others:
+            with torch.no_grad():
+                changed = x.detach().clone()
+                tail = changed.narrow(dim, position + 1, length - position - 1)
+                tail.copy_(other(tail.clone()))
+                again = fn(changed).narrow(dim, 0, position + 1)
+            torch.testing.assert_close(
+                again,
+                y.detach().narrow(dim, 0, position + 1),
+                rtol=rtol,
+                atol=atol,
+                msg=lambda text, at=position: (
+                    f"outputs up to {at} change with later inputs, without a gradient: {text}"
+                ),
+            )
 
 
 def assert_permutation_equivariant(
@@ -103,10 +123,21 @@ def assert_permutation_equivariant(
     atol: float = 1e-6,
     seed: int = 0,
 ) -> None:
-    """Permuting the input along `dim` permutes the output alike."""
-    order = torch.randperm(x.shape[dim], generator=torch.Generator().manual_seed(seed))
+    """Permuting the input along `dim` permutes the output alike; outputs that are all the same show nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    n = x.shape[dim]
+    assert n > 1, "one element cannot show equivariance"
     with torch.no_grad():
-        torch.testing.assert_close(fn(x.index_select(dim, order)), fn(x).index_select(dim, order), rtol=rtol, atol=atol)
+        y = fn(x)
+        assert y.shape[dim] == n, f"fn maps {n} elements to {y.shape[dim]}"
+        spread = (y - y.narrow(dim, 0, 1)).abs().max()
+        assert spread > atol + rtol * y.abs().max(), "the output is the same for every element: nothing is shown"
+        for _ in range(3):
+            order = torch.randperm(n, generator=generator)
+            if torch.equal(order, torch.arange(n)):
+                order = order.roll(1)
+            expected = y.index_select(dim, order)
+            torch.testing.assert_close(fn(x.index_select(dim, order)), expected, rtol=rtol, atol=atol)
 
 
 def assert_streaming_equals_batch(

@@ -11,7 +11,7 @@ this, all randomness must come from the global generators of Python, numpy and t
 back to the caller as they were) or from the generator that a stream is handed.
 
 In `out_dir`: `metrics.jsonl` (a row a line, as in `FitResult.history`), the checkpoints `step-*` (last and previous)
-and `best-*`, whose `model.safetensors` is the best model's state dict.
+and `best-*`, whose `model.safetensors` is the best model's state dict. One run at a time writes there (`.lock`).
 """
 
 import json
@@ -30,17 +30,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import GradientAccumulationPlugin, broadcast
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import GradientAccumulationPlugin, broadcast, gather_object
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from shared_impl import checkpoint
-from shared_impl.batches import Layout, make_batches, seed_for
+from shared_impl import checkpoint, fingerprint
+from shared_impl.batches import Layout, Step, make_batches, seed_for
 from shared_impl.checkpoint import CheckpointError, CheckpointWarning
 
 __all__ = [
@@ -53,14 +54,15 @@ __all__ = [
     "cosine_with_warmup",
     "count_parameters",
     "fit",
-    "load_best",
 ]
 
 SYNC_EVERY = 20
 """Steps between looks at the losses where a look costs: on an accelerator, and among several processes."""
 
-_FREE = {"checkpoint_every", "collate", "find_unused_parameters", "max_seconds", "restore_best"}
-"""Fields that may differ when a run is resumed."""
+_FREE = {"checkpoint_every", "collate", "epochs", "log_every", "max_seconds", "restore_best", "steps"}
+"""Fields that may differ when a run is resumed; of epochs and steps, what they come to is compared."""
+
+_TOTAL = "number of steps"
 
 _RESERVED = {"step", "epoch", "lr", "train_loss"}
 
@@ -112,8 +114,6 @@ class TrainConfig:
     collate: Callable[[list[Any]], Any] | None = None
     """makes a batch of a list of examples of a data set"""
     num_workers: int = 0
-    find_unused_parameters: bool = False
-    """for several processes, when some parameters do not take part in every loss"""
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -172,16 +172,20 @@ def fit(
     scheduler: SchedulerLike | None = None,
     evaluate: Callable[[Any], Mapping[str, Any]] | None = None,
     config: TrainConfig,
-    out_dir: Path | None,
+    out_dir: Path | str | None,
     resume: bool = True,
     console: Console | None = None,
 ) -> FitResult:
     """Train the model.
 
+    The caller's random numbers, accelerate's state and the model's mode are left as they were.
+
     Args:
         model: stays on its device (several processes with CUDA: each on its own).
-        loss_fn: of (model, batch): the mean loss over the examples of the batch, or (loss, {name: value}) with more
-            values to be averaged into the rows as `train_<name>`.
+        loss_fn: of (model, batch): the mean loss over the examples of the batch; or (loss, {name: value}) with more
+            values to be averaged into the rows as `train_<name>`, each over the batches that have it; or
+            (loss, {name: value}, count) where the means are over `count` terms of the batch (tokens that are not
+            padding) and not over its examples: parts and batches are then weighed by that.
         train_data: a tensor, a tuple or a mapping of tensors with equal first dimensions (batches by indexing, of the
             same structure); a map-style data set or a sequence of examples (batches by torch's DataLoader); or a
             function that makes the next batch from a `torch.Generator`, its only source of randomness and only state.
@@ -190,13 +194,16 @@ def fit(
         evaluate: of the model, in evaluation mode and without gradients: metrics by name. Among several processes each
             calls it, and what the first returns counts.
         out_dir: where checkpoints and metrics go; None: no files, and nothing to resume.
-        resume: go on from the checkpoint in `out_dir`, if there is one; False: start anew, removing what was there.
+        resume: go on from the checkpoint in `out_dir`, if there is one; a run that is finished is not run again, but
+            with more epochs or steps it goes on (a scheduler that is made of the total then goes on as that of the
+            longer run). False: start anew, removing what was there.
         console: where progress goes: a bar on a terminal, else lines; None: nowhere.
 
     Raises:
-        ConfigError: settings that cannot work or differ from those of the run to be resumed.
+        ConfigError: settings that cannot work; or settings, data, loss or modules that differ from those of the run to
+            be resumed, by name; or another run in `out_dir`.
         TrainingError: a loss or weight that is not finite. The checkpoint from before is kept.
-        CheckpointError: there are checkpoints, but all are damaged or of another model.
+        CheckpointError: there are checkpoints, but all are damaged or of another model; or the disk is full.
         KeyboardInterrupt: Ctrl-C, after a checkpoint was written (a second one does not wait for it).
         SystemExit: SIGTERM, likewise, with code 143.
     """
@@ -205,29 +212,17 @@ def fit(
         raise ConfigError("the model has no parameters")
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise ConfigError("mixed_precision fp16 needs a CUDA device; use bf16 or no on the CPU")
+    own = {id(p) for p in model.parameters()}
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    if foreign := sum(id(p) not in own for p in given):
+        raise ConfigError(
+            f"{foreign} of the {len(given)} parameters of the optimizer are not the model's: they would be neither "
+            "trained with it nor saved; make the optimizer of this model's parameters"
+        )
+    folder = None if out_dir is None else Path(out_dir)
     with _callers_state(model, device):
-        run = _Run(model, device, loss_fn, train_data, optimizer, scheduler, evaluate, config, out_dir, console)
+        run = _Run(model, device, loss_fn, train_data, optimizer, scheduler, evaluate, config, folder, console)
         return run.fit(resume)
-
-
-def load_best(model: nn.Module, out_dir: Path) -> Row:
-    """Load the best weights of a run into the model; returns their row of metrics.
-
-    Raises:
-        CheckpointError: there are none, or they are damaged.
-    """
-    damages = []
-    for path in checkpoint.find(out_dir, "best").values():  # the newest is the best: it was better than those before
-        try:
-            best = checkpoint.read(path)
-        except CheckpointError as error:
-            damages.append(str(error))
-            continue
-        for damage in damages:
-            warnings.warn(f"{damage}; taking {path.name} instead", CheckpointWarning, stacklevel=2)
-        model.load_state_dict(best["model"])
-        return best["row"]
-    raise CheckpointError(f"no best weights in {out_dir}" + "".join(f"; {damage}" for damage in damages))
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_steps: int, min_ratio: float = 0.0) -> LambdaLR:
@@ -285,9 +280,8 @@ class _Progress:
     best_value: float | None = None
     best_row: Row = field(default_factory=dict)
     evaluations_since_best: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    """sums over examples since the last row, of the loss and what came with it"""
-    examples: int = 0
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    """since the last row, of the loss and of each value that came with it: the sum over examples, and their number"""
     seconds: float = 0.0
     stopped: str | None = None
     previous: tuple[int, int | None] | None = None
@@ -318,6 +312,7 @@ class _Run:
         self.eager = single and self.device.type == "cpu"
 
         layout = Layout(self.device, self.accelerator.process_index, self.processes, config.grad_accumulation)
+        self.whole = layout.whole
         try:
             self.batches = make_batches(
                 train_data,
@@ -340,7 +335,7 @@ class _Run:
             raise ConfigError("epochs have no meaning for a stream: give steps")
         self.eval_every = config.eval_every or per_epoch or max(1, self.total // 10)
 
-        self.fingerprint = self._fingerprint(optimizer, scheduler)
+        self.fingerprint = {} if out_dir is None else self._fingerprint(loss_fn, optimizer, scheduler)
         model.to(self.device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.loss_module = self.accelerator.prepare_model(_LossModule(model, loss_fn), device_placement=False)
@@ -364,15 +359,23 @@ class _Run:
         self.best_weights: dict[str, Any] | None = None
         self.at = _Progress()
         self.lr: float | Tensor = 0.0
-        self.pending: list[tuple[int, int, dict[str, Any]]] = []
+        self.pending: list[tuple[int, dict[str, tuple[Any, float]]]] = []
+        self.kept_best: set[int] = set()
+        """steps of the best weights that the checkpoints on disk know"""
 
     def fit(self, resume: bool) -> FitResult:
+        with self._alone():
+            return self._fit(resume)
+
+    def _fit(self, resume: bool) -> FitResult:
         rank = self.accelerator.process_index
         random.seed(seed_for(self.config.seed, 3, rank))
         np.random.seed(seed_for(self.config.seed, 4, rank) % 2**32)  # noqa: NPY002 - users draw from it
         torch.manual_seed(seed_for(self.config.seed, 5, rank))
         if not (resume and self._restore()):
             self._clear()
+        if self.at.stopped == "finished" and self.at.step < self.total:
+            self.at.stopped = None  # it has been extended
         if self.at.stopped not in ("finished", "patience"):
             self.at.stopped = None
             try:
@@ -399,8 +402,8 @@ class _Run:
         self.optimizer.zero_grad()
         with _Signals(self.out_dir is not None) as signals, _Display(self.console, self.total, at.step) as display:
             while at.stopped is None:
-                for parts, examples in self.batches.steps(at.epoch, at.position):
-                    self._step(parts, examples)
+                for step in self.batches.steps(at.epoch, at.position):
+                    self._step(step)
                     at.position += 1
                     if at.position == self.batches.steps_per_epoch:
                         at.epoch, at.position = at.epoch + 1, 0
@@ -421,29 +424,45 @@ class _Run:
                     if at.stopped:
                         break
 
-    def _step(self, parts: list[tuple[Any, float]], examples: int) -> None:
+    def _step(self, step: Step) -> None:
         """One optimizer step, and one of the scheduler."""
-        at = self.at
+        at, (parts, examples, ignored) = self.at, step
         at.step += 1
-        values: dict[str, Any] = {}
+        values: dict[str, tuple[Any, float]] = {}
+        terms = 0.0
+        counted = False
         for i, (batch, share) in enumerate(parts):
             # Among several processes gradients are averaged once, in the backward pass of the last part.
             with _NOTHING if i == len(parts) - 1 else self.accelerator.no_sync(self.loss_module):
-                loss, more = _loss_and_more(self.loss_module(batch))
+                loss, more, count = _loss_and_more(self.loss_module(batch))
+                counted = count is not None
+                if ignored and not counted:
+                    raise ConfigError(
+                        "a batch that is cut (by grad_accumulation or several processes) has targets that are ignored "
+                        "(-100): return (loss, {}, number of targets that count) from loss_fn, so that its parts are "
+                        "weighed by them"
+                    )
+                weight = share * examples if count is None else float(count) if share else 0.0
+                terms += weight
+                if weight == 0.0 and self.processes == 1:
+                    continue  # nothing counts here; its mean is no number
                 seen: float | Tensor = loss.detach()
                 if self.eager:  # a number at once, and nothing is done with a loss that is none
                     seen = loss.item()
                     self._check_loss(seen, at.step)
-                weight = share * self.processes  # the average over processes divides by their number
-                weighted = loss if weight == 1.0 else loss * weight
+                # The average over processes divides by their number.
+                scale = (1.0 if self.whole else weight / examples if counted else share) * self.processes
+                weighted = loss if scale == 1.0 else loss * scale
                 if self.scaler is None:
                     weighted.backward()
                 else:
                     self.accelerator.backward(weighted)
-            values["loss"] = values.get("loss", 0.0) + seen * share
-            for name, value in more.items():
+            for name, value in {"loss": seen, **more}.items() if weight else ():
                 value = value.detach() if isinstance(value, Tensor) else value
-                values[name] = values.get(name, 0.0) + value * share
+                total, n = values.get(name, (0.0, 0.0))
+                values[name] = (total + value * weight, n + weight)
+        if counted and not self.whole:
+            self._divide_gradients(examples, terms)
         if self.config.grad_clip is not None:
             self.accelerator.clip_grad_norm_(self.parameters, self.config.grad_clip)
         self.stepper.step()
@@ -452,29 +471,39 @@ class _Run:
         skipped = self.scaler is not None and self.accelerator.optimizer_step_was_skipped
         if self.scheduler is not None and not self.plateau and not skipped:
             self.scheduler.step()
-        self.pending.append((at.step, examples, values))
+        self.pending.append((at.step, values))
         if self.eager or len(self.pending) == SYNC_EVERY:
             self._flush()
+
+    def _divide_gradients(self, examples: int, terms: float) -> None:
+        """From sums over terms, divided by examples for the want of anything better, to means over terms."""
+        if self.processes > 1:
+            terms = float(self.accelerator.reduce(torch.tensor(terms, device=self.device), "sum"))
+        for parameter in self.parameters:
+            if parameter.grad is not None and terms > 0:
+                parameter.grad.mul_(examples / terms)
 
     def _flush(self) -> None:
         """Add the losses of the last steps to the sums: every step only where that means no waiting."""
         if not self.pending:
             return
-        names = list(self.pending[0][2])
+        given = [value for _, values in self.pending for value, _ in values.values()]
         if self.eager:
-            table = [[float(values[name]) for name in names] for *_, values in self.pending]
+            numbers = [float(value) for value in given]
         else:
             kind = torch.float32 if self.device.type == "mps" else torch.float64
-            rows = [
-                torch.stack([torch.as_tensor(values[name], device=self.device).to(kind) for name in names])
-                for *_, values in self.pending
-            ]
-            table = self.accelerator.reduce(torch.stack(rows), "sum").tolist()
-        for (step, examples, _), row in zip(self.pending, table, strict=True):
-            self._check_loss(row[0], step)
-            for name, value in zip(names, row, strict=True):
-                self.at.sums[name] = self.at.sums.get(name, 0.0) + value * examples
-            self.at.examples += examples
+            tensors = [torch.as_tensor(value, device=self.device).to(kind).reshape(()) for value in given]
+            numbers = torch.stack(tensors).tolist() if tensors else []
+        number = iter(numbers)
+        rows = [(step, {name: (next(number), n) for name, (_, n) in values.items()}) for step, values in self.pending]
+        # Processes may have values of different names.
+        for step, values in gather_object(rows) if self.processes > 1 else rows:
+            for name, (total, n) in values.items():
+                if name == "loss":
+                    self._check_loss(total, step)
+                sums = self.at.sums.setdefault(name, [0.0, 0.0])
+                sums[0] += total
+                sums[1] += n
         self.pending.clear()
 
     def _decide(self, received: int, evaluating: bool) -> int:
@@ -509,16 +538,18 @@ class _Run:
         row: Row = {"step": at.step}
         if self.batches.steps_per_epoch is not None:
             row["epoch"] = at.step / self.batches.steps_per_epoch
-        for name, total in at.sums.items():
-            row[f"train_{name}"] = total / at.examples
-        at.sums, at.examples = {}, 0
+        for name, (total, n) in at.sums.items():
+            if n:
+                row[f"train_{name}"] = total / n
+        at.sums = {}
         row["lr"] = float(self.lr)
         if evaluating:
             row.update(self._metrics())
             self._judge(row)
         at.history.append(row)
         if self.main and self.out_dir is not None:
-            with (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            path = self.out_dir / "metrics.jsonl"
+            with self._storing(), checkpoint.storing(path), path.open("a", encoding="utf-8") as file:
                 file.write(_json_line(row))
         return row
 
@@ -571,7 +602,10 @@ class _Run:
         if self.out_dir is None:
             self.best_weights = {k: v.clone() if isinstance(v, Tensor) else v for k, v in weights.items()}
         elif self.main:
-            checkpoint.write(checkpoint.path_of(self.out_dir, "best", self.at.step), {"model": weights, "row": row})
+            with self._storing():
+                checkpoint.write(checkpoint.path_of(self.out_dir, "best", self.at.step), {"model": weights, "row": row})
+                # Those that a checkpoint knows stay: the run may have to go on from there.
+                checkpoint.keep_only(self.out_dir, "best", {self.at.step, *self.kept_best})
 
     def _load_best(self) -> None:
         if self.out_dir is None:
@@ -605,12 +639,52 @@ class _Run:
                 "loop": {f.name: getattr(at, f.name) for f in fields(at)},
                 "run": self.fingerprint,
             }
-            checkpoint.write(checkpoint.path_of(self.out_dir, "step", at.step), parts)
             before = at.previous or (at.step, at.best_step)
-            checkpoint.keep_only(self.out_dir, "step", {at.step, before[0]})
-            checkpoint.keep_only(self.out_dir, "best", {s for s in (at.best_step, before[1]) if s is not None})
+            self.kept_best = {s for s in (at.best_step, before[1]) if s is not None}
+            with self._storing():
+                checkpoint.write(checkpoint.path_of(self.out_dir, "step", at.step), parts)
+                checkpoint.keep_only(self.out_dir, "step", {at.step, before[0]})
+                checkpoint.keep_only(self.out_dir, "best", self.kept_best)
         at.previous = (at.step, at.best_step)
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {self._kept()}") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of `out_dir`, free of what interrupted writes have left.
+
+        Raises:
+            ConfigError: another run has it, or the folder cannot be written.
+        """
+        if self.out_dir is None:
+            yield
+            return
+        lock = FileLock(self.out_dir / ".lock", timeout=0)
+        problem = ""
+        if self.main:
+            try:
+                self.out_dir.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+                checkpoint.clean(self.out_dir)
+            except Timeout:
+                problem = f"another run is training in {self.out_dir}: wait for it, or choose another out_dir"
+            except OSError as error:
+                problem = f"out_dir {self.out_dir} cannot be written: {error.strerror or error}"
+        if self.processes > 1:
+            refused = self.accelerator.reduce(torch.tensor(int(bool(problem)), device=self.device), "sum")
+            problem = problem or ("the first process refused" if int(refused) else "")
+        if problem:
+            raise ConfigError(problem)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _kept(self) -> str:
         if self.at.previous is None or self.out_dir is None:
@@ -641,12 +715,21 @@ class _Run:
 
     def _load(self, parts: dict[str, Any], path: Path) -> None:
         old, new = parts["run"], json.loads(json.dumps(self.fingerprint))
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
+        # What only one of them has is of another version.
+        for name in sorted((old.keys() & new.keys()) - _FREE, key=lambda name: (name == _TOTAL, name)):
+            if name == _TOTAL and old[name] <= new[name]:
+                continue  # extended
+            if old[name] != new[name]:
                 raise ConfigError(
-                    f"{name} is {new.get(name)} but was {old.get(name)} in the run in {path.parent}: "
-                    "resume with the same, or start anew with resume=False"
+                    f"{name} is {new[name]} but was {old[name]} in the run in {path.parent}: "
+                    f"{'a run can be made longer, not shorter' if name == _TOTAL else 'resume with the same'}, "
+                    "or start anew with resume=False"
                 )
+        if parts["loop"]["step"] > self.total:
+            raise ConfigError(
+                f"{_TOTAL} is {self.total}, but the run in {path.parent} has done {parts['loop']['step']}: "
+                "start anew with resume=False"
+            )
         try:
             self.model.load_state_dict(parts["model"])
             self.optimizer.load_state_dict(parts["optimizer"])
@@ -657,11 +740,18 @@ class _Run:
         if self.scaler is not None:
             self.scaler.load_state_dict(parts["scaler"])
         self.batches.load_state(parts["data"])
-        self.at = _Progress(**parts["loop"])
+        loop = parts["loop"]
+        known = {f.name for f in fields(_Progress)}
+        self.at = _Progress(**{name: value for name, value in loop.items() if name in known})
+        if "examples" in loop:  # version 0.1.0: one number of examples for all sums
+            self.at.sums = {name: [total, loop["examples"]] for name, total in loop["sums"].items()}
+        before = self.at.previous or (self.at.step, self.at.best_step)
+        self.kept_best = {s for s in (self.at.best_step, before[1]) if s is not None}
         self.at.previous = (self.at.step, self.at.best_step)
         if self.main and self.out_dir is not None:
             # What was written after the checkpoint will be written again.
-            checkpoint.write_text(self.out_dir / "metrics.jsonl", "".join(map(_json_line, self.at.history)))
+            with self._storing():
+                checkpoint.write_text(self.out_dir / "metrics.jsonl", "".join(map(_json_line, self.at.history)))
         rank = self.accelerator.process_index
         checkpoint.set_rng_state({name: rows[rank] for name, rows in parts["rng"].items()}, self.device)
 
@@ -673,13 +763,17 @@ class _Run:
             (self.out_dir / "metrics.jsonl").unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
 
-    def _fingerprint(self, optimizer: Optimizer, scheduler: SchedulerLike | None) -> dict[str, Any]:
+    def _fingerprint(self, loss_fn: LossFn, optimizer: Optimizer, scheduler: SchedulerLike | None) -> dict[str, Any]:
         """What must be equal when a run is resumed."""
         same: dict[str, Any] = {
             f.name: getattr(self.config, f.name) for f in fields(self.config) if f.name not in _FREE
         }
         same["processes"] = self.processes
+        same[_TOTAL] = self.total
         same["training data"] = f"{self.batches.kind} ({self.batches.examples} examples)"
+        same["training data's content"] = self.batches.content()
+        same |= {f"loss_fn{what}": value for what, value in fingerprint.of_function(loss_fn).items()}
+        same |= {f"module {name!r}": text for name, text in fingerprint.of_modules(self.model).items()}
         same["scheduler"] = type(scheduler).__name__
         same["optimizer"] = type(optimizer).__name__
         for i, group in enumerate(optimizer.param_groups):
@@ -692,12 +786,21 @@ class _Run:
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
-def _loss_and_more(returned: Any) -> tuple[Tensor, Mapping[str, Any]]:
-    loss, more = returned if isinstance(returned, tuple) else (returned, {})
+def _loss_and_more(returned: Any) -> tuple[Tensor, Mapping[str, Any], Any]:
+    """Loss, values by name, and the number of terms (None: the examples)."""
+    loss, more, count, *_ = (*returned, None, None) if isinstance(returned, tuple) else (returned, {}, None)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"loss_fn must return a tensor with one element (and a dictionary), got {what}")
-    return loss, more
+    more = {} if more is None else more
+    if not isinstance(more, Mapping) or "loss" in more:
+        raise ConfigError(f"loss_fn's values must be a dictionary without the name 'loss', got {more!r:.80}")
+    for name, value in more.items():
+        if not isinstance(value, int | float | np.number) and not (isinstance(value, Tensor) and value.numel() == 1):
+            raise ConfigError(f"loss_fn's value {name!r} must be a number, got {type(value).__name__}")
+    if count is not None and not float(count) >= 0:
+        raise ConfigError(f"loss_fn's count must not be negative, got {count}")
+    return loss, more, count
 
 
 def _json_line(row: Row) -> str:
@@ -706,19 +809,11 @@ def _json_line(row: Row) -> str:
 
 
 def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
-    """An accelerator for the device; accelerate's state, one for the whole program, is renewed if it does not fit."""
-    cpu = device.type == "cpu"
-    if PartialState._shared_state:
-        single = PartialState().num_processes == 1
-        other = single and PartialState().device.type != device.type
-        if other or (AcceleratorState._shared_state and AcceleratorState().mixed_precision != config.mixed_precision):
-            AcceleratorState._reset_state(reset_partial_state=single)
     accelerator = Accelerator(
-        cpu=cpu,
+        cpu=device.type == "cpu",
         mixed_precision=config.mixed_precision,
         # Accumulation is done here, with the weights of unequal parts.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.find_unused_parameters)],
     )
     if accelerator.distributed_type.value not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise ConfigError(f"accelerate is set to {accelerator.distributed_type.value}: only data parallelism is known")
@@ -727,13 +822,21 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
 
 @contextmanager
 def _callers_state(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Give the caller's random numbers and the model's mode back: what follows a run does not depend on whether the
-    run was done or had been done before."""
+    """Give the caller's random numbers, accelerate's state and the model's mode back: what follows a run does not
+    depend on whether the run was done or had been done before."""
     state = checkpoint.rng_state(device)
     modes = [(module, module.training) for module in model.modules()]
+    # One for the whole program, and what Accelerator objects of the caller look at.
+    shared = (PartialState._shared_state, AcceleratorState._shared_state, GradientState._shared_state)
+    kept = [dict(own) for own in shared]
+    for own in shared:
+        own.clear()
     try:
         yield
     finally:
+        for own, before in zip(shared, kept, strict=True):
+            own.clear()
+            own.update(before)
         checkpoint.set_rng_state(state, device)
         for module, mode in modes:
             module.training = mode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from gla_impl.config import Gate, GLAConfig, Variant
-from shared_impl.cli import Options, UserError, run
+from shared_impl.cli import Options, UserError, bad_input, run
 
 if TYPE_CHECKING:
     from gla_impl.model import GLAForCausalLM
@@ -127,8 +127,8 @@ class TrainLM(Options):
     """mixed precision"""
     valid_fraction: float = 0.1
     """how much of the end of the file is held out"""
-    resume: bool = False
-    """go on with the run that --out holds"""
+    restart: bool = False
+    """start anew; without it a run that --out holds goes on"""
 
     def run(self) -> "Record":
         """Train, keep the best evaluation, save."""
@@ -168,10 +168,8 @@ class TrainLM(Options):
             n_heads=self.n_heads,
             variant=self.variant,
         )
-        try:
+        with bad_input():
             model = GLAForCausalLM(comparison_config(self.model, like)).to(device)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         needed = recipe.segments * recipe.seq_len + 1
         if len(corpus.train) < needed:
             raise UserError(f"{self.text}: {len(corpus.train)} tokens to train on, but a sequence needs {needed}")
@@ -193,7 +191,7 @@ class TrainLM(Options):
                 mixed_precision=self.precision,
                 out_dir=out / "checkpoints",
                 console=console,
-                resume=self.resume,
+                resume=not self.restart,
             )
         except ConfigError as error:
             raise UserError(str(error)) from error
@@ -260,14 +258,15 @@ class Generate(Options):
         shown = ""
         console.print(self.prompt, end="", markup=False, highlight=False, soft_wrap=True)
         try:
-            for token in stream:
-                new.append(int(token))
-                # a character of several bytes appears when its last byte does
-                text = vocabulary.decode(new)
-                if not text.endswith("�"):
-                    console.print(text[len(shown) :], end="", markup=False, highlight=False, soft_wrap=True)
-                    shown = text
-        except ValueError as error:
+            with bad_input():
+                for token in stream:
+                    new.append(int(token))
+                    # a character of several bytes appears when its last byte does
+                    text = vocabulary.decode(new)
+                    if not text.endswith("�"):
+                        console.print(text[len(shown) :], end="", markup=False, highlight=False, soft_wrap=True)
+                        shown = text
+        except UserError as error:
             raise UserError(f"--{str(error).replace('_', '-', 2)}") from error
         console.print()
         return {"prompt": self.prompt, "text": vocabulary.decode(new), "tokens": len(new)}
@@ -325,7 +324,7 @@ class MQAR(Options):
             weight_decay=self.weight_decay,
             random_filler=self.random_filler,
         )
-        try:
+        with bad_input():
             mqar_data(1, vocab_size=self.vocab_size, seq_len=self.seq_len, n_pairs=self.pairs)
             config = comparison_config(
                 self.model,
@@ -339,8 +338,6 @@ class MQAR(Options):
             )
             if self.gate is not None:
                 config = replace(config, gate=self.gate)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         record = Record.start(
             "gla-impl", "train-mqar", preset="custom", seeds=[self.seed], kind="train",
             config={"table": asdict(table), "model": asdict(config)},
@@ -399,10 +396,8 @@ class LengthExtrapolation(Options):
                 corpus = file_corpus(Path(self.text), level=vocabulary.level, valid_fraction=self.valid_fraction)
             # number the held-out tokens as this model does
             ids = vocabulary.encode(corpus.vocabulary.decode(corpus.valid))
-            try:
+            with bad_input():
                 loss = loss_by_position(model.to(device), ids, length=self.max_length)
-            except ValueError as error:
-                raise UserError(str(error)) from error
             bins = position_bins(self.max_length)
             means = [float(loss[low:high].mean()) for low, high in bins]
             label = path.parent.name if path.name == "model" else path.name

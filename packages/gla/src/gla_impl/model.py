@@ -1,21 +1,18 @@
 """Blocks and the causal language model (sections 4.4 and 5.1)."""
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from gla_impl.baselines import CausalSelfAttention, MultiScaleRetention, SelectiveSSM
 from gla_impl.config import GLAConfig
 from gla_impl.generation import next_token
 from gla_impl.layer import GatedLinearAttention
+from shared_impl.pretrained import Pretrained
 
 __all__ = ["Block", "GLAForCausalLM", "LMOutput", "SwiGLU", "build_mixer", "detach", "state_bytes"]
 
@@ -94,7 +91,7 @@ class Block(nn.Module):
         return x if self.ffn is None else x + self.ffn(self.ffn_norm(x))
 
 
-class GLAForCausalLM(nn.Module, PyTorchModelHubMixin):
+class GLAForCausalLM(nn.Module, Pretrained):
     """A language model that predicts each next token.
 
     The state is all that it remembers of a sequence: pass it on to continue one over several calls, for training
@@ -293,36 +290,6 @@ class GLAForCausalLM(nn.Module, PyTorchModelHubMixin):
         if len(state) != len(self.blocks):
             raise ValueError(f"state must have {len(self.blocks)} layers, got {len(state)}")
         return state
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        strict: bool = True,
-        **model_kwargs: Any,
-    ) -> "GLAForCausalLM":
-        """Safetensors only (the library's own falls back to pickles), every weight accounted for."""
-        file = os.path.join(model_id, constants.SAFETENSORS_SINGLE_FILE)
-        if not os.path.isdir(model_id):
-            file = hf_hub_download(
-                repo_id=model_id,
-                filename=constants.SAFETENSORS_SINGLE_FILE,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                token=token,
-                local_files_only=local_files_only,
-            )
-        model = cls(**model_kwargs)
-        load_model(model, file, strict=strict)
-        return model.to(map_location).eval()
 
 
 def _map_state(state: Any, function: Callable[[Tensor], Tensor]) -> Any:

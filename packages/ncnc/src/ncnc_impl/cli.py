@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from shared_impl.cli import Options, UserError, run
+from shared_impl.cli import Options, UserError, bad_input, run
 
 if TYPE_CHECKING:
     from ncnc_impl.graph import Graph
@@ -105,7 +105,7 @@ class Train(Options):
         out, console = self.out_dir(SLUG), self.console()
         console.print(f"{graph.n_nodes} nodes, {graph.n_edges} edges", highlight=False)
         record = Record.start("ncnc_impl", "train", preset=self.variant, seeds=[self.seed], kind="train")
-        try:
+        with bad_input():
             split = split_edges(graph, valid=self.valid, test=self.test, seed=self.seed)
             predictor = LinkPredictor(
                 self.variant,
@@ -118,8 +118,6 @@ class Train(Options):
                 device=str(device),
             )
             predictor.fit(split, out_dir=out / "checkpoints", console=console)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         if split.test is not None:
             held = predictor.graph_
             assert held is not None
@@ -209,10 +207,8 @@ class Evaluate(Options):
         predictor = _load(self.model, self.torch_device())
         positive = _numbers(predictor, _read_pairs(self.positive))
         negative = None if self.negative is None else _numbers(predictor, _read_pairs(self.negative))
-        try:
+        with bad_input():
             found = predictor.evaluate(positive, negative)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         if not self.json:
             for name, value in found.items():
                 print(f"{name}: {value:.4f}")
@@ -289,10 +285,8 @@ def _graph(data: str, features: Path | None, seed: int) -> "Graph":
         path = Path(data)
         if not path.is_file():
             raise UserError(f"--data {data}: no such file, and not one of {', '.join(BUILT_IN)}")
-        try:
+        with bad_input(str(path)):
             return sources.read_edge_list(path, features=features)
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
     if features is not None:
         raise UserError(f"--features goes with an edge list, not with {data}")
     if data == "karate":
@@ -305,10 +299,8 @@ def _graph(data: str, features: Path | None, seed: int) -> "Graph":
 def _load(folder: Path, device: Any) -> "LinkPredictor":
     from ncnc_impl.link_predictor import LinkPredictor
 
-    try:
+    with bad_input():
         return LinkPredictor.load(folder, device=str(device))
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(str(error)) from error
 
 
 def _read_pairs(path: Path) -> list[tuple[Any, Any]]:

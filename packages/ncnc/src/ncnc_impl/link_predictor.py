@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ncnc_impl.csr import CSR
@@ -287,10 +287,7 @@ class LinkPredictor:
         predictor = cls(**{**content["settings"], "device": device})
         graph = Graph.from_edges(tensors["edges"], content["n_nodes"], x=x, names=content["names"])
         predictor.graph_ = graph.to(device)
-        # not from_pretrained, which talks on stdout
-        predictor.model_ = NCN(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        load_model(predictor.model_, folder / "model.safetensors")
-        predictor.model_.to(device)
+        predictor.model_ = NCN.from_pretrained(folder, map_location=device)
         predictor.best_ = content["best"]
         return predictor
 

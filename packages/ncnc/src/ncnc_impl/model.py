@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ncnc_impl.csr import CSR
 from ncnc_impl.encoder import Conv, Encoder, Features
 from ncnc_impl.predictor import Compat, LinkHead, Variant
+from shared_impl.pretrained import Pretrained
 
 __all__ = ["NCN"]
 
 
-class NCN(nn.Module, PyTorchModelHubMixin, library_name="ncnc-impl", license="mit", tags=["link-prediction"]):
+class NCN(nn.Module, Pretrained, library_name="ncnc-impl", license="mit", tags=["link-prediction"]):
     """Neural Common Neighbor, with completion (`variant="ncnc"`, the default) or any of its relatives.
 
     `encode` runs once for a graph, `score` as often as there are links to score.

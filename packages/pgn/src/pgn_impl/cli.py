@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from shared_impl.cli import Options, UserError, run
+from shared_impl.cli import Options, UserError, bad_input, run
 
 if TYPE_CHECKING:
     from pgn_impl.data import Series
@@ -94,10 +94,8 @@ class Fit(Options):
             batch_size=self.batch_size, lr=self.lr, random_state=self.seed, device=self.device,
         )  # fmt: skip
         self.torch_device()  # refuses cuda where there is none
-        try:
+        with bad_input():
             forecaster.fit(series, console=console)
-        except ValueError as error:
-            raise UserError(str(error)) from error
         folder = forecaster.save(out / "model")
         result: dict[str, Any] = {
             "model": str(folder),
@@ -135,7 +133,7 @@ class Forecast(Options):
         if not 0 <= self.level < 1:
             raise UserError(f"--level must be from 0 to below 1, got {self.level}")
         console, out = self.console(), self.out_dir(SLUG)
-        try:
+        with bad_input():
             forecaster = TPGNForecaster.load(self.model)
             level = self.level or None
             if self.data is None:
@@ -144,8 +142,6 @@ class Forecast(Options):
             else:
                 recent = _series(self.data, tuple(forecaster.columns_), self.time_column).frame()
                 table = forecaster.predict(recent, level=level)
-        except (ValueError, FileNotFoundError) as error:
-            raise UserError(str(error)) from error
         path, first = out / "forecast.csv", forecaster.columns_[0]
         table.to_csv(path, index_label="time")
         band = None if level is None else (table[f"{first}_lower"].to_numpy(), table[f"{first}_upper"].to_numpy())
@@ -243,19 +239,16 @@ class Reproduce(Options):
     def run(self) -> Any:
         """Run what is missing, print the table, save the record."""
         from pgn_impl.experiments import reproduce_table1
-        from shared_impl.data_error import DataError
         from shared_impl.results import rich_table
 
         _known_models(self.models)
         console = self.console()
-        try:
+        with bad_input():
             record = reproduce_table1(
                 preset=self.preset, out_dir=self.out_dir(SLUG), work=self.work, data=self.data, models=self.models,
                 data_dir=self.data_dir, device=self.torch_device(), progress=console, first_seed=self.seed,
                 finished_only=self.finished_only,
             )  # fmt: skip
-        except (ValueError, DataError) as error:
-            raise UserError(str(error)) from error
         if not self.json:
             console.print(rich_table(record))
         return record
@@ -291,22 +284,24 @@ def _series(data: str, target: Sequence[str], time_column: str | None = None, da
         UserError: if it is neither, cannot be read, or lacks a column.
     """
     from pgn_impl.data import FILES, Series, load, read_csv, synthetic_series
-    from shared_impl.data_error import DataError
 
     named = data in ("ETTh1", "ETTh2", "ETTm1", "ETTm2", *FILES)
     try:
-        if data == "synthetic":
-            series = synthetic_series()
-        elif named:
-            series = load(data, data_dir=data_dir, target=None if target else "OT")
-        elif Path(data).is_file():
-            series = read_csv(Path(data), time_column=time_column)
-        else:
-            raise UserError(f"--data {data}: no such file, and not one of synthetic, ETTh1, ETTh2, {', '.join(FILES)}")
-        missing = [name for name in target if name not in series.columns]
-        if missing:
-            raise UserError(f"{data} has no column {', '.join(missing)}; there are {', '.join(series.columns)}")
-    except (ValueError, DataError) as error:
+        with bad_input():
+            if data == "synthetic":
+                series = synthetic_series()
+            elif named:
+                series = load(data, data_dir=data_dir, target=None if target else "OT")
+            elif Path(data).is_file():
+                series = read_csv(Path(data), time_column=time_column)
+            else:
+                raise UserError(
+                    f"--data {data}: no such file, and not one of synthetic, ETTh1, ETTh2, {', '.join(FILES)}"
+                )
+            missing = [name for name in target if name not in series.columns]
+            if missing:
+                raise UserError(f"{data} has no column {', '.join(missing)}; there are {', '.join(series.columns)}")
+    except UserError as error:
         raise UserError(str(error) if data in str(error) else f"{data}: {error}") from error
     if not target:
         return series
@@ -326,7 +321,7 @@ def _side_by_side(command: Any, measure: Any, **more: Any) -> Any:
             raise UserError(f"--{name} must be at least 1, got {getattr(command, name)}")
     console = command.console()
     series = _series(command.data, command.target, data_dir=command.data_dir)
-    try:
+    with bad_input():
         frame, freq = regular(as_frame(series), fill=command.fill, period=command.period)
         period = default_period(freq) if command.period is None else command.period
         record = measure(
@@ -342,8 +337,6 @@ def _side_by_side(command: Any, measure: Any, **more: Any) -> Any:
             progress=console,
             **more,
         )
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if not command.json:
         console.print(rich_table(record))
     return record

@@ -13,13 +13,13 @@ import math
 from typing import Literal, get_args
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pgn_impl.grouped import GroupedLinear
 from pgn_impl.hie import Form
 from pgn_impl.pgn import PGN2d
+from shared_impl.pretrained import Pretrained
 
 __all__ = ["EPSILON", "TPGN", "LongBranch", "fold", "parameter_count", "unfold"]
 
@@ -119,7 +119,7 @@ class _Attention(nn.Module):
         return (x.view_as(mixed) + mixed).unflatten(1, grid.shape[1:3])
 
 
-class TPGN(nn.Module, PyTorchModelHubMixin):
+class TPGN(nn.Module, Pretrained):
     """Forecast `pred_len` steps of each variable from `seq_len` steps and their time features.
 
     Args:

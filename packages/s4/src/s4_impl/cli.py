@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from shared_impl.cli import Options, UserError, run
+from shared_impl.cli import Options, UserError, bad_input, run
 
 if TYPE_CHECKING:
     from s4_impl.data import SequenceTask
@@ -115,9 +115,8 @@ class Train(Options):
         from s4_impl.configs import Recipe
         from s4_impl.training import METRICS, train
         from shared_impl.results import Record, Row, plot_curves, rich_table, write_atomically
-        from shared_impl.train import ConfigError
 
-        try:
+        with bad_input():
             task = _make_task(self.task, seed=self.seed, length=self.length, lag=self.lag).limited(self.limit)
             shape: dict[str, Any] = {"n_layers": self.n_layers, "d_model": self.d_model, "dropout": self.dropout}
             if self.model in ("s4", "lssl"):
@@ -134,8 +133,6 @@ class Train(Options):
                 self.model, task, recipe, seed=self.seed, device=device, out_dir=out_dir / "checkpoints",
                 resume=not self.restart, console=console,
             )  # fmt: skip
-        except (ValueError, ConfigError) as error:
-            raise UserError(str(error)) from error
         result.model.save_pretrained(out_dir / "model")
         info = {
             "task": self.task, "model": self.model, "seed": self.seed, "length": self.length, "lag": self.lag,
@@ -234,13 +231,11 @@ class Generate(Options):
         vocabulary = info["vocabulary"]
         prompt = torch.from_numpy(encode_text(self.prompt, vocabulary))[None].to(device)
         generator = torch.Generator(device=device).manual_seed(self.seed)
-        try:
+        with bad_input():
             tokens = model.to(device).generate(
                 prompt, self.length, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p,
                 generator=generator,
             )  # fmt: skip
-        except ValueError as error:
-            raise UserError(str(error)) from error
         text = "".join(vocabulary[token] for token in tokens[0].tolist())
         self.console().print(text, highlight=False, markup=False, soft_wrap=True)
         return {"text": text}

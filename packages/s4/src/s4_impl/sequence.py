@@ -9,17 +9,15 @@ S4 and its baselines differ in the backbone alone, which is any module with
     causal: bool
 """
 
-import contextlib
-import sys
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from s4_impl.adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from shared_impl.pretrained import Pretrained
 
 __all__ = ["Pooling", "SequenceModel", "Task", "sample_token"]
 
@@ -28,7 +26,7 @@ Pooling = Literal["mean", "last", "none"]
 _DEFAULT_POOLING: dict[str, Pooling] = {"classify": "mean", "retrieve": "mean", "regress": "none", "lm": "none"}
 
 
-class SequenceModel(nn.Module, PyTorchModelHubMixin):
+class SequenceModel(nn.Module, Pretrained):
     """A backbone between an encoder and a decoder.
 
     Args:
@@ -89,12 +87,6 @@ class SequenceModel(nn.Module, PyTorchModelHubMixin):
                 self.decoder = nn.Sequential(nn.Linear(4 * d_model, d_model), nn.GELU(), nn.Linear(d_model, d_output))
         self.dropout_embedding = nn.Dropout(dropout_embedding)
         self.backbone: Any = backbone
-
-    @classmethod
-    def _from_pretrained(cls, **arguments: Any) -> Any:
-        # the hub's reader announces itself on stdout, which belongs to results
-        with contextlib.redirect_stdout(sys.stderr):
-            return super()._from_pretrained(**arguments)
 
     @property
     def causal(self) -> bool:

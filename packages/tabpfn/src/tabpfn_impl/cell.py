@@ -9,10 +9,10 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from shared_impl.pretrained import Pretrained
 from tabpfn_impl.attention import KeyValue, MultiHeadAttention
 from tabpfn_impl.transformer import ContextCache, RowLayer, check_table
 
@@ -59,7 +59,7 @@ class CellLayer(nn.Module):
         return columns.view(batch, cells, rows, d_model).transpose(1, 2)
 
 
-class CellTransformer(nn.Module, PyTorchModelHubMixin):
+class CellTransformer(nn.Module, Pretrained):
     """Labelled rows and rows without labels in, class logits out; same calls as `PFNTransformer`.
 
     Columns are standardised by the context rows. Each row has `summary_tokens` further cells, of which one holds the

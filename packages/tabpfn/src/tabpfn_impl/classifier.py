@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tabpfn_impl.checkpoints import Checkpoint, load_checkpoint, shipped_checkpoint
 from tabpfn_impl.ensemble import Member, class_codes, combine, make_members, one_vs_rest_members
-from tabpfn_impl.preprocess import ColumnTransform, TableEncoder
+from tabpfn_impl.preprocess import ColumnTransform, TableEncoder, without_dates
 from tabpfn_impl.transformer import ContextCache
 
 __all__ = ["TabPFNClassifier"]
@@ -99,6 +99,7 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             ValueError: a setting or a table that cannot be used.
         """
         self._check_settings()
+        X = without_dates(X)
         # the encoder sees the table as it is given: a frame's columns have types
         checked, y = validate_data(self, X, y, dtype=None, ensure_all_finite="allow-nan")
         check_classification_targets(y)
@@ -178,6 +179,7 @@ class TabPFNClassifier(ClassifierMixin, BaseEstimator):
             NotFittedError: before `fit`.
         """
         check_is_fitted(self)
+        X = without_dates(X)
         checked = validate_data(self, X, dtype=None, ensure_all_finite="allow-nan", reset=False)
         values = torch.from_numpy(self._numbers(_typed(X, checked)))
         if len(self.classes_) == 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from shared_impl.cli import Options, UserError, run
+from shared_impl.cli import Options, UserError, bad_input, run
 
 if TYPE_CHECKING:
     from shared_impl.results import Record
@@ -21,10 +21,8 @@ __all__ = ["main"]
 def _checkpoint(folder: Path | None) -> "Checkpoint":
     from tabpfn_impl.checkpoints import load_checkpoint, shipped_checkpoint
 
-    try:
+    with bad_input():
         return shipped_checkpoint() if folder is None else load_checkpoint(_model_folder(folder))
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _model_folder(folder: Path) -> Path:
@@ -88,7 +86,6 @@ class Train(Options):
         from dataclasses import asdict, replace
 
         from shared_impl.results import Record, Row, plot_curves, rich_table
-        from shared_impl.train import ConfigError
         from tabpfn_impl.checkpoints import save_checkpoint
         from tabpfn_impl.recipes import RECIPES
         from tabpfn_impl.training import train_pfn
@@ -104,7 +101,7 @@ class Train(Options):
         }
         if self.minutes is not None or self.steps is not None:
             changes |= {"minutes": self.minutes, "steps": self.steps}
-        try:
+        with bad_input():
             recipe = replace(base, architecture=architecture, model=model, seed=self.seed, **changes)
             record = Record.start(
                 "tabpfn_impl", "train", preset=self.recipe, seeds=[self.seed], kind="train", config=asdict(recipe)
@@ -112,8 +109,6 @@ class Train(Options):
             network, result = train_pfn(
                 recipe, out_dir=out_dir / "checkpoints", device=device, resume=not self.restart, console=console
             )
-        except (ValueError, ConfigError) as error:
-            raise UserError(str(error)) from error
         if os.environ.get("RANK", "0") != "0":
             return record  # the first process writes
         processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -223,11 +218,10 @@ class Predict(_Table):
         self.torch_device()
         import pandas as pd
 
-        from shared_impl.data import DataError
         from shared_impl.results import write_atomically
         from tabpfn_impl.data import read_csv
 
-        try:
+        with bad_input():
             X, y = read_csv(self.train, self.target)
             rows, _ = read_csv(self.test, self.target or _last_column(self.train), labelled=False)
             absent = [name for name in X.columns if name not in rows.columns]
@@ -235,8 +229,6 @@ class Predict(_Table):
                 raise UserError(f"{self.test} lacks the column {absent[0]!r} of {self.train}")
             classifier = self._classifier(_checkpoint(self.model)).fit(X, y)
             probabilities = classifier.predict_proba(rows[list(X.columns)])
-        except (DataError, ValueError) as error:
-            raise UserError(str(error)) from error
         frame = pd.DataFrame(probabilities, columns=[f"p({c})" for c in classifier.classes_])
         frame.insert(0, "prediction", classifier.classes_[probabilities.argmax(1)])
         path = self.to or self.out_dir("tabpfn") / "predictions.csv"
@@ -271,32 +263,26 @@ class Evaluate(_Table):
         import warnings
         from functools import partial
 
-        from shared_impl.data import DataError
         from shared_impl.results import Record, rich_table
         from tabpfn_impl.baselines import BASELINES, available_peers, make_baseline
         from tabpfn_impl.data import Table, read_csv
         from tabpfn_impl.evaluation import evaluate
         from tabpfn_impl.experiments import score_rows
 
-        try:
+        with bad_input():
             X, y = read_csv(self.table, self.target)
-        except (DataError, ValueError) as error:
-            raise UserError(str(error)) from error
         assert y is not None
         checkpoint = _checkpoint(self.model)
         record = Record.start("tabpfn_impl", "evaluate", preset=self.table.stem, seeds=[self.seed], kind="demo")
         models: dict[str, Any] = {"TabPFN": lambda seed: self._classifier(checkpoint)}
         if self.baselines:
             models |= {name: partial(make_baseline, name) for name in [*BASELINES, *available_peers()]}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                outcomes = evaluate(
-                    Table(self.table.stem, X, y), models, n_splits=self.splits, seed=self.seed,
-                    train_size=self.train_size,
-                )  # fmt: skip
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        with bad_input(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcomes = evaluate(
+                Table(self.table.stem, X, y), models, n_splits=self.splits, seed=self.seed,
+                train_size=self.train_size,
+            )  # fmt: skip
         for row in score_rows(outcomes, task=self.table.stem):
             record.add(row)
         self.console().print(rich_table(record))
@@ -327,13 +313,11 @@ class Prior(Options):
 
         from tabpfn_impl.priors import PriorConfig, TabularPrior
 
-        try:
+        with bad_input():
             prior = TabularPrior(PriorConfig(components=tuple(self.components), group_size=2))
             batch = prior.sample(
                 self.sets, self.rows, n_train=self.rows // 2, features=self.features, seed=self.seed, device=device
             ).to("cpu")
-        except ValueError as error:
-            raise UserError(str(error)) from error
         path = out_dir / "prior.npz"
         np.savez_compressed(path, x=batch.x.numpy(), y=batch.y.numpy(), n_features=batch.n_features.numpy())
         result: dict[str, Any] = {

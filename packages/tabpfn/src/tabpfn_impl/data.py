@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import pickle
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_impl.data import DataError
+from shared_impl.data import DataError, load_restricted_pickle
 
 __all__ = [
     "CC18_NUMERICAL",
@@ -205,40 +203,6 @@ def _from_openml(name: str) -> Table:
     return Table(name, X, np.asarray(y))
 
 
-class _Restricted(pickle.Unpickler):
-    """Reads the released file of tables and nothing else: containers, numbers, and torch storages as weights."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("numpy", "dtype"): _number_type,
-            ("numpy.core.multiarray", "scalar"): _number,
-            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-            ("torch.storage", "_load_from_bytes"): _storage,
-        }
-        if (module, name) not in allowed:
-            raise DataError(f"the pickle asks for {module}.{name}, which is refused")
-        return allowed[module, name]
-
-
-class _number_type:
-    """The format of a number; takes the state that numpy pickles with a dtype and checks nothing but the code."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if np.dtype(code).kind not in "iufb":
-            raise DataError(f"the pickle holds a number of type {code!r}, which is refused")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-def _number(kind: _number_type, raw: bytes | str) -> Any:
-    content = raw.encode("latin1") if isinstance(raw, str) else raw
-    return np.frombuffer(content, dtype=kind.dtype, count=1)[0].item()
-
-
 def _storage(content: bytes) -> Any:
     import torch
 
@@ -254,6 +218,12 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     return flat.numpy().copy()
 
 
+_TENSORS: dict[str, Callable[..., Any]] = {
+    "torch.storage._load_from_bytes": _storage,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+}
+
+
 def read_released_tables(path: Path) -> list[Table]:
     """The 18 numerical tables of the authors' file of test sets, read without running anything that it holds.
 
@@ -264,7 +234,7 @@ def read_released_tables(path: Path) -> list[Table]:
     if not hashlib.sha256(content).hexdigest().startswith(RELEASED_SHA256):
         raise DataError(f"{path} is not the released cc_test_datasets_multiclass.pickle: its SHA-256 differs")
     tables = []
-    for entry in _Restricted(io.BytesIO(content), encoding="latin1").load():
+    for entry in load_restricted_pickle(content, constructions=_TENSORS):
         name, X, y, categorical = str(entry[0]), np.asarray(entry[1]), np.asarray(entry[2]), list(entry[3])
         if not categorical and not np.isnan(X).any():
             tables.append(Table(name, X.astype(np.float64), y.astype(np.int64)))

@@ -20,7 +20,8 @@ __all__ = ["ColumnTransform", "TableEncoder", "yeo_johnson"]
 
 
 class TableEncoder:
-    """Columns of numbers as they are; strings, categories, truth values and chosen columns as the rank of their value.
+    """Columns of numbers as they are; dates and durations in seconds; strings, categories, truth values and chosen
+    columns as the rank of their value.
 
     Missing values, and values that the training rows do not have in a column of categories, become NaN.
 
@@ -73,13 +74,35 @@ class TableEncoder:
         return out
 
 
+def without_dates(X: Any) -> Any:
+    """A frame whose dates and durations are seconds; anything else as it is."""
+    if not hasattr(X, "iloc") or not hasattr(X, "columns"):
+        return X
+    dated = [i for i, kind in enumerate(X.dtypes) if getattr(kind, "kind", "O") in "Mm"]
+    if not dated:
+        return X
+    made = X.copy()
+    for i in dated:
+        made.isetitem(i, _as_array(X.iloc[:, i]))
+    return made
+
+
 def _columns(X: Any) -> tuple[list[Any], list[str]]:
     if hasattr(X, "iloc"):
         return [_as_array(X.iloc[:, i]) for i in range(X.shape[1])], [str(name) for name in X.columns]
-    return list(np.asarray(X).T), []
+    array = np.asarray(X)
+    return [_seconds(column) if array.dtype.kind in "Mm" else column for column in array.T], []
+
+
+def _seconds(column: Any) -> NDArray[np.float64]:
+    """Dates, from 1970 on, and durations as seconds; NaN where there is none."""
+    whole = np.asarray(column).astype(f"{np.asarray(column).dtype.kind}8[us]")
+    return np.where(np.isnat(whole), np.nan, whole.astype(np.int64) / 1e6)
 
 
 def _as_array(series: Any) -> NDArray[Any]:
+    if getattr(series.dtype, "kind", "O") in "Mm":
+        return _seconds(series.dt.tz_convert(None) if getattr(series.dtype, "tz", None) is not None else series)
     if getattr(series.dtype, "kind", "O") in "iuf":
         return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
     return np.asarray(series.astype(object).to_numpy(), dtype=object)
@@ -137,7 +160,7 @@ class ColumnTransform:
         """
         spread = torch.from_numpy(np.array([_varies(c) for c in x.T.numpy()], dtype=bool))
         kept = spread.nonzero().squeeze(1)
-        x = x[:, kept]
+        x = _without_extremes(x[:, kept])
         mean, std = _moments(x)
         z = ((x - mean) / std).clamp(-100.0, 100.0).nan_to_num(0.0)
         lambdas, power_mean, power_std = None, torch.zeros_like(mean), torch.ones_like(std)
@@ -185,6 +208,20 @@ def _varies(column: NDArray[np.float64]) -> bool:
     low, high = float(present.min()), float(present.max())
     # a spread of rounding errors is none
     return high - low > 1e-12 * max(abs(low), abs(high))
+
+
+def _without_extremes(x: Tensor) -> Tensor:
+    """NaN in place of cells that lie a thousand times as far from the median as nine tenths of the column lie apart.
+
+    One of them would set the scale, and make all other cells of its column look equal.
+    """
+    ordinary = x.masked_fill(~torch.isfinite(x), torch.nan)
+    if not x.numel():
+        return ordinary
+    low, middle, high = torch.nanquantile(ordinary, torch.tensor([0.05, 0.5, 0.95], dtype=x.dtype), dim=0)
+    # a column that is nearly constant has no range to go by
+    far = (high > low) & ((ordinary / 2 - middle / 2).abs() > 500.0 * (high - low))
+    return ordinary.masked_fill(far, torch.nan)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,10 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from shared_impl.pretrained import Pretrained
 from tabpfn_impl.attention import KeyValue, MultiHeadAttention
 
 __all__ = ["ContextCache", "PFNTransformer", "RowLayer", "check_table"]
@@ -50,7 +50,7 @@ class RowLayer(nn.Module):
         return self.norm2(h + self.feed_forward(h))
 
 
-class PFNTransformer(nn.Module, PyTorchModelHubMixin):
+class PFNTransformer(nn.Module, Pretrained):
     """Labelled rows and rows without labels in, class logits out.
 
     Args:
