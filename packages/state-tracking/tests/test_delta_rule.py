@@ -148,3 +148,12 @@ def test_the_kernel_agrees_with_the_oracle_on_a_gpu():
     expected, last = delta_rule_recurrent(**{n: t.double() for n, t in x.items()})
     torch.testing.assert_close(y.double(), expected, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(state.double(), last, rtol=1e-3, atol=1e-3)
+
+
+def test_mixed_precision_computes_the_chunks_in_single_precision():
+    given = inputs(70, torch.float32)
+    expected, final = delta_rule_chunk(**given)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual, state = delta_rule_chunk(**given)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(state, final)

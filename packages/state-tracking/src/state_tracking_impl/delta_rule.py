@@ -99,9 +99,11 @@ def delta_rule_chunk(
     tokens = length if q.is_cuda else chunk * max(1, CACHED // (chunk * q[:, 0].numel()))
     q = scale * q
     outputs = []
-    for q_p, k_p, v_p, beta_p in zip(*(x.split(tokens, 1) for x in (q, k, v, beta)), strict=True):
-        output, state = _in_chunks(q_p, k_p, v_p, beta_p, state, chunk)
-        outputs.append(output)
+    # autocast would make the triangular systems half precision, which no solver takes
+    with torch.autocast(q.device.type, enabled=False):
+        for q_p, k_p, v_p, beta_p in zip(*(x.split(tokens, 1) for x in (q, k, v, beta)), strict=True):
+            output, state = _in_chunks(q_p, k_p, v_p, beta_p, state, chunk)
+            outputs.append(output)
     return torch.cat(outputs, 1).to(dtype), state.to(dtype)
 
 
