@@ -52,7 +52,9 @@ def test_every_record_can_be_read_and_is_the_package_s_own(package, folder):
         assert record.package == workspace.distribution(package), path.name
         assert record.rows, path.name
         expected = f"bench_{record.experiment}" if record.kind == "bench" else f"{record.experiment}-{record.preset}"
-        assert path.stem == expected
+        # what was timed on a GPU stands beside what was timed on a processor
+        on_gpu = record.kind == "bench" and "--device cuda" in record.command
+        assert path.stem == (f"{expected}_gpu" if on_gpu else expected)
         assert [plot for plot in record.plots if not (folder / "results" / plot).is_file()] == [], path.name
 
 
