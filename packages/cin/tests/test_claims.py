@@ -7,10 +7,9 @@ from torch import nn
 import cin_impl.nn as co
 from cin_impl import continual, flops, initial_state, step
 from cin_impl.module import clone_state
-from cin_impl.oad import CoOadTR
 from cin_impl.skeleton import CoSTGCN
 from cin_impl.spa import SPLoRA
-from cin_impl.video import CoSlow, CoX3D
+from cin_impl.video import CoOadTR, CoSlow, CoX3D
 
 CONVOLUTIONS = [(3, 1, 1, 1, 1), (3, 2, 1, 2, 2), (1, 1, 0, 1, 1), (4, 3, 2, 1, 1), (5, 1, 4, 1, 4), (2, 2, 1, 3, 2)]
 

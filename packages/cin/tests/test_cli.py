@@ -35,9 +35,15 @@ def test_stream_reads_a_file_of_the_users_own(write_wav, tmp_path, monkeypatch, 
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)[0]["digit"] in range(10)
     own.write_bytes(b"nothing")
-    for bad in (["stream"], ["stream", "nowhere.wav"], arguments):
+    for bad, words in (
+        (["stream"], "needs a WAV"),
+        (["stream", "nowhere.wav"], "no such file"),
+        (["stream", str(tmp_path)], "not a file"),
+        (arguments, "no WAV file: it ends too early"),
+    ):
         assert main(bad) == 2
-        assert len(capsys.readouterr().err.splitlines()) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def test_a_wrong_option_is_one_line_and_exit_code_2(capsys):
@@ -58,13 +64,15 @@ def test_convert_takes_a_network_of_the_users_own(tmp_path, monkeypatch, capsys)
         "from torch import nn\n"
         "def build():\n"
         "    return nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Linear(4, 2))\n"
-        "number, wrong = 1, lambda: nn.GroupNorm(1, 1)\n"
+        "number, wrong, double = 1, lambda: nn.GroupNorm(1, 1), nn.Conv1d(1, 1, 3).double()\n"
     )
     shape = ["--shape", "1", "1", "6", "5", "5"]
     assert main(["convert", "mine.py:build", *shape, "--window", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["receptive field"], found["delay"]) == (6, 4)
     assert found["largest difference of steps and clip"] < 1e-6
+    assert main(["convert", "mine.py:double", "--shape", "1", "1", "9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["largest difference of steps and clip"] < 1e-12
     for bad in (
         ["mine.py:build", *shape],
         ["mine.py:build", "--shape", "1", "1"],

@@ -218,6 +218,7 @@ def test_a_network_trained_with_padding_is_taken_over_without():
     assert hand(torch.randn(1, 3, 5, 3, 1)).shape == (1, 2, 4)
     for wrong, words in (
         ({"bones": ((1, 4),), "joints": 3}, "joints 1 to 3"),
+        ({"joints": 30}, "bones must be given"),
         ({"kernel": 4}, "odd"),
         ({"kind": "x"}, "kind"),
     ):
@@ -236,7 +237,7 @@ def test_i3d_halves_the_rate_or_not():
 
 def test_averages_and_maxima_forget_what_is_no_number():
     for module, late in (
-        (co.AvgPool1d(4, 1), 8),
+        (co.AvgPool1d(4, 1), 4),
         (co.MaxPool1d(4, 1), 4),
         (co.Conv1d(2, 2, 4), 4),
         (co.RetroactiveMHA(2, 1, 4), 4),

@@ -10,23 +10,21 @@ __version__ = version("cin-impl")
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "container": ["continual"],
-        "convert": ["CannotBeContinual", "load_in_order"],
+        "container": ["CannotBeContinual", "continual", "load_in_order"],
         "data": ["gestures", "moving_shapes", "spoken_digits"],
         "cost": ["flops"],
         "module": ["initial_state", "state_bytes", "step"],
         "nn": [],
-        "oad": ["CoOadTR"],
         "skeleton": ["CoSTGCN"],
         "spa": ["SPLoPA", "SPLoRA", "SPPaRA"],
-        "video": ["CoI3D", "CoSlow", "CoX3D", "SmallCo3D"],
+        "video": ["CoI3D", "CoOadTR", "CoSlow", "CoX3D", "SmallCo3D"],
     },
 )
 
 if TYPE_CHECKING:
+    from .container import CannotBeContinual as CannotBeContinual
     from .container import continual as continual
-    from .convert import CannotBeContinual as CannotBeContinual
-    from .convert import load_in_order as load_in_order
+    from .container import load_in_order as load_in_order
     from .cost import flops as flops
     from .data import gestures as gestures
     from .data import moving_shapes as moving_shapes
@@ -34,12 +32,12 @@ if TYPE_CHECKING:
     from .module import initial_state as initial_state
     from .module import state_bytes as state_bytes
     from .module import step as step
-    from .oad import CoOadTR as CoOadTR
     from .skeleton import CoSTGCN as CoSTGCN
     from .spa import SPLoPA as SPLoPA
     from .spa import SPLoRA as SPLoRA
     from .spa import SPPaRA as SPPaRA
     from .video import CoI3D as CoI3D
+    from .video import CoOadTR as CoOadTR
     from .video import CoSlow as CoSlow
     from .video import CoX3D as CoX3D
     from .video import SmallCo3D as SmallCo3D

@@ -11,16 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .module import Continual, is_due, keep_where
+from .module import Continual, Windowed, is_due
 
 __all__ = [
-    "EncoderLayer",
-    "RecyclingPositionalEncoding",
-    "RetroactiveMHA",
-    "SingleOutputMHA",
-    "TransformerEncoder",
+    "EncoderLayer", "RecyclingPositionalEncoding", "RetroactiveMHA", "SingleOutputMHA", "TransformerEncoder",
     "full_attention",
-]
+]  # fmt: skip
 
 
 def full_attention(
@@ -64,12 +60,14 @@ class _MHA(Continual, nn.MultiheadAttention):
                 f"x must be (batch, {self.embed_dim}, time >= {self.window} = window), got {tuple(x.shape)}"
             )
 
-    def _check_slice(self, x: Tensor) -> None:
+    def _of_slice(self, x: Tensor) -> Tensor:
+        """Its query, key and value, `(batch, 3 heads, d_head)`."""
         if x.ndim != 2 or x.shape[1] != self.embed_dim:
             raise ValueError(f"x must be a slice (batch, {self.embed_dim}), got {tuple(x.shape)}")
+        return self._project(x[:, None], slice(0, 3))[:, :, 0]
 
 
-class SingleOutputMHA(_MHA):
+class SingleOutputMHA(Windowed, _MHA):
     """CoSiMHA: attention of one query over the last `window` keys and values, at O(n d) a step; exact for that query.
 
     Args:
@@ -94,43 +92,26 @@ class SingleOutputMHA(_MHA):
         keys, values = (part.unfold(2, self.window, 1).transpose(-1, -2) for part in (k, v))
         return self._out(full_attention(q[:, :, :, None], keys, values)[:, :, :, 0])
 
-    def advance(self, x: Tensor, state: dict[str, Any]) -> Tensor | None:
-        n, late = self.window, self.window - 1 - self.query_index
-        if not state:
-            self._check_slice(x)
-        q, k, v = self._qkv(x[:, None])
-        if not state:
-            state.update(t=0, k=k.new_zeros(*k.shape[:2], n, k.shape[3]), v=k.new_zeros(*k.shape[:2], n, k.shape[3]))
-            if late:
-                state["q"] = q.new_zeros(late + 1, *q.shape)
-        t = state["t"]
-        state["t"] = t + 1
-        # softmax does not ask in which order the keys come: the ring is never rolled
-        state["k"][:, :, t % n] = k[:, :, 0]
-        state["v"][:, :, t % n] = v[:, :, 0]
-        if late:
-            state["q"][t % (late + 1)] = q
-            q = state["q"][(t - late) % (late + 1)]
-        if t < self.delay:
-            return None
-        return self._out(full_attention(q, state["k"], state["v"]))[:, :, 0]
+    _keep = _MHA._of_slice
 
-    def pure(self, x: Tensor, valid: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
-        n, late = self.window, self.window - 1 - self.query_index
-        q, k, v = self._qkv(x[:, None])
-        if state is None:
-            self._check_slice(x)
-            t = torch.zeros((), dtype=torch.int64, device=x.device)
-            empty = k.new_zeros(*k.shape[:2], n, k.shape[3])
-            state = {"t": t, "k": empty, "v": empty.clone(), "q": q.new_zeros(late + 1, *q.shape)}
-        slot = (state["t"] % n)[None]
-        keys, values = state["k"].index_copy(2, slot, k), state["v"].index_copy(2, slot, v)
-        queries = state["q"].index_copy(0, (state["t"] % (late + 1))[None], q[None])
-        query = queries.index_select(0, ((state["t"] - late) % (late + 1))[None])[0]
-        y = self._out(full_attention(query, keys, values))[:, :, 0]
-        new = {"k": keys, "v": values, "q": queries}
-        kept = {name: keep_where(valid, value, state[name]) for name, value in new.items()}
-        return y, valid & is_due(state["t"], self.delay, 1), {"t": state["t"] + valid, **kept}
+    def _begin(self, kept: Tensor, state: dict[str, Any]) -> None:
+        batch, _, d = kept.shape
+        # softmax does not ask in which order the keys come: the ring is never rolled
+        state["k"], state["v"] = kept.new_zeros(2, batch, self.num_heads, self.window, d).unbind(0)
+        state["q"] = kept.new_zeros(self.window - self.query_index, batch, self.num_heads, d)
+
+    def _push(self, kept: Tensor, x: Tensor, state: dict[str, Any], due: bool) -> Tensor | None:
+        t, queries = state["t"], state["q"]
+        place, oldest = t % self.window, (t + 1) % len(queries)
+        queries[t % len(queries)], state["k"][:, :, place], state["v"][:, :, place] = kept.chunk(3, 1)
+        if not due:
+            return None
+        return self._out(full_attention(queries[oldest][:, :, None], state["k"], state["v"]))[:, :, 0]
+
+    def _of_window(self, window: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        q = window[self.query_index, :, : self.num_heads, None]
+        k, v = window[:, :, self.num_heads :].permute(1, 2, 0, 3).chunk(2, 1)
+        return self._out(full_attention(q, k, v))[:, :, 0]
 
 
 class RetroactiveMHA(_MHA):
@@ -138,28 +119,21 @@ class RetroactiveMHA(_MHA):
 
     A step gives the whole window, `(batch, d_model, window)`, oldest row first. What is added and subtracted leaves
     rounding behind, the more so the larger the scores; against that: sums are scaled by each row's largest score, rows
-    whose sum has fallen below `guard` of its peak are computed anew, and each row is at least every `refresh` steps.
+    whose sum (or whose values) have fallen below `guard` of what they were are computed anew, and each row is at least
+    every `refresh` steps.
 
     Args:
         refresh: steps in which every row is computed anew once (cost n / refresh rows a step); None: never.
-        guard: None: never. In `cin_impl.step`, whose shapes are fixed, the worst `guard_rows` rows each step instead.
+        guard: None: never. `cin_impl.step`, whose shapes are fixed, computes the worst `guard_rows` rows anew at each
+            step, and all of them where more have shrunk.
         scale: "row": as said; "none": the paper's raw exponentials, which the official code has.
         accumulate: type of the sums, e.g. torch.float64; None: that of the input.
     """
 
     def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        window: int,
-        *,
-        refresh: int | None = None,
-        guard: float | None = 1e-2,
-        guard_rows: int = 2,
-        scale: str = "row",
-        accumulate: torch.dtype | None = None,
-        **kwargs: Any,
-    ) -> None:
+        self, d_model: int, n_heads: int, window: int, *, refresh: int | None = None, guard: float | None = 1e-2,
+        guard_rows: int = 2, scale: str = "row", accumulate: torch.dtype | None = None, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(d_model, n_heads, window, **kwargs)
         if refresh is not None and refresh < 1:
             raise ValueError(f"refresh must be at least 1 step, got {refresh}")
@@ -179,20 +153,12 @@ class RetroactiveMHA(_MHA):
 
     def advance(self, x: Tensor, state: dict[str, Any]) -> Tensor | None:
         n = self.window
+        q, k, v = self._wide(x)
         if not state:
-            self._check_slice(x)
-        q, k, v = (part[:, :, 0] for part in self._qkv(x[:, None]))
-        wide = self.accumulate or x.dtype
-        if not state:
-            rows = (*q.shape[:2], n)
-            state.update(t=0)
-            state.update({name: q.new_zeros(*rows, q.shape[-1], dtype=wide) for name in ("q", "k", "v", "av")})
-            state.update({name: q.new_zeros(rows, dtype=wide) for name in ("d", "peak", "offset")})
+            state.update(t=0, **self._empty(q))
         t = state["t"]
         state["t"] = t + 1
         slot, filled = t % n, min(t + 1, n)
-        q = q.to(wide) / math.sqrt(q.shape[-1])
-        k, v = k.to(wide), v.to(wide)
         queries, keys, values, d, av = (state[name] for name in ("q", "k", "v", "d", "av"))
         offset, peak = state["offset"], state["peak"]
         added = torch.einsum("bhnd,bhd->bhn", queries, k)
@@ -208,9 +174,10 @@ class RetroactiveMHA(_MHA):
             a_old = (torch.einsum("bhnd,bhd->bhn", queries, keys[:, :, slot]) - offset).exp()
             d -= a_old
             av.addcmul_(a_old[..., None], values[:, :, slot][:, :, None], value=-1)
+            gone = a_old * state["size"][:, :, slot, None]
         d += a_new
         av.addcmul_(a_new[..., None], v[:, :, None])
-        for name, value in (("q", q), ("k", k), ("v", v)):
+        for name, value in (("q", q), ("k", k), ("v", v), ("size", v.abs().amax(-1))):
             state[name][:, :, slot] = value
         torch.maximum(peak, d, out=peak)
         anew = [slot]
@@ -218,7 +185,7 @@ class RetroactiveMHA(_MHA):
             rows_now = math.ceil(n / self.refresh)
             anew += [(t * rows_now + i) % n for i in range(rows_now)]
         if self.guard is not None and t >= n and not x.is_meta:
-            ill = ~(d > self.guard * peak)
+            ill = self._ill(d, peak, gone, state["size"])
             if bool(ill.any()):
                 anew += ill.flatten(0, 1).any(0).nonzero()[:, 0].tolist()
         self._anew(state, sorted({row for row in anew if row < filled}), filled)
@@ -228,6 +195,11 @@ class RetroactiveMHA(_MHA):
         order = (slot + 1) % n
         y = torch.cat([y[:, :, order:], y[:, :, :order]], 2) if order else y
         return self._out(y.to(x.dtype))
+
+    def _ill(self, d: Tensor, peak: Tensor, gone: Tensor, size: Tensor) -> Tensor:
+        """Rows that have lost nearly all that they held: of their sums, or, by one large value, of their outputs."""
+        guard = self.guard or 0.0
+        return ~((d > guard * peak) & (d * size.amax(-1, keepdim=True) >= guard * gone))
 
     def _anew(self, state: dict[str, Any], rows: list[int], filled: int) -> None:
         """Rows as the obvious form has them."""
@@ -239,43 +211,71 @@ class RetroactiveMHA(_MHA):
         state["d"][:, :, whole] = state["peak"][:, :, whole] = weights.sum(-1)
         state["av"][:, :, whole] = weights @ state["v"][:, :, :filled]
 
+    def _wide(self, x: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = self._of_slice(x).to(self.accumulate or x.dtype).chunk(3, 1)
+        return q / math.sqrt(q.shape[-1]), k, v
+
+    def _empty(self, q: Tensor) -> dict[str, Tensor]:
+        rows = (*q.shape[:2], self.window)
+        state = {name: q.new_zeros(*rows, q.shape[-1]) for name in ("q", "k", "v", "av")}
+        return state | {name: q.new_zeros(rows) for name in ("d", "peak", "offset", "size")}
+
     def pure(self, x: Tensor, valid: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
         n = self.window
-        q, k, v = (part[:, :, 0] for part in self._qkv(x[:, None]))
+        q, k, v = self._wide(x)
         if state is None:
-            self._check_slice(x)
-            rows = (*q.shape[:2], n)
-            state = {name: q.new_zeros(*rows, q.shape[-1]) for name in ("q", "k", "v", "av")}
-            state |= {name: q.new_zeros(rows) for name in ("d", "peak", "offset")}
-            state["t"] = torch.zeros((), dtype=torch.int64, device=x.device)
-        t = state["t"]
+            state = {"t": torch.zeros((), dtype=torch.int64, device=x.device), **self._empty(q)}
+        t, offset = state["t"], state["offset"]
         slot = (t % n)[None]
-        q = q / math.sqrt(q.shape[-1])
         added = torch.einsum("bhnd,bhd->bhn", state["q"], k)
-        offset = torch.maximum(state["offset"], added)
-        shrink = (state["offset"] - offset).exp()
+        if self.scale == "row":
+            offset = torch.maximum(offset, added)
+        shrink, a_new = (state["offset"] - offset).exp(), (added - offset).exp()
         old_k, old_v = (state[name].index_select(2, slot)[:, :, 0] for name in ("k", "v"))
         a_old = (torch.einsum("bhnd,bhd->bhn", state["q"], old_k) - offset).exp() * (t >= n)
-        a_new = (added - offset).exp()
         d = state["d"] * shrink - a_old + a_new
         av = state["av"] * shrink[..., None] - a_old[..., None] * old_v[:, :, None] + a_new[..., None] * v[:, :, None]
         peak = torch.maximum(state["peak"] * shrink, d)
-        new = {name: state[name].index_copy(2, slot, value[:, :, None]) for name, value in zip("qkv", (q, k, v))}  # noqa: B905
-        # the newest row, and the rows whose sum has fallen furthest below its peak
+        gone = a_old * state["size"].index_select(2, slot)
+        rows = (("q", q), ("k", k), ("v", v), ("size", v.abs().amax(-1)))
+        kept = {name: state[name].index_copy(2, slot, row[:, :, None]) for name, row in rows}
+        # anew: the newest row, those whose turn it is, those whose sum has fallen furthest below its peak
         places = torch.arange(n, device=x.device)
-        worst = torch.where(places == slot, -1.0, d / peak.clamp(min=torch.finfo(d.dtype).tiny))
-        rows_at = worst.topk(1 + self.guard_rows if self.guard_rows < n else n, dim=-1, largest=False).indices
-        scores = torch.gather(new["q"], 2, rows_at[..., None].expand(-1, -1, -1, q.shape[-1])) @ new["k"].mT
-        scores = scores.masked_fill(places > t, float("-inf"))
-        top = scores.amax(-1)
+        turns = 0 if self.refresh is None else math.ceil(n / self.refresh)
+        now = (places == slot) | ((places - t * turns) % n < turns)
+        ill = torch.zeros_like(now)
+        if self.guard is not None:
+            ill = ~now & self._ill(d, peak, gone, kept["size"])
+        worst = torch.where(now, -1.0, torch.where(ill, 0.0, d / peak.clamp(min=torch.finfo(d.dtype).tiny)))
+        guarded = 0 if self.guard is None else self.guard_rows
+        few = worst.topk(min(n, 1 + turns + guarded), dim=-1, largest=False).indices
+        sums = (kept["q"], kept["k"], kept["v"], offset, d, peak, av, few, t)
+        many = ill.sum(-1).amax() > guarded
+        if torch.compiler.is_compiling():
+            offset, d, peak, av = torch.cond(many, self._all_rows, self._some_rows, sums)
+        else:
+            anew = self._all_rows if not x.is_meta and bool(many) else self._some_rows
+            offset, d, peak, av = anew(*sums)
+        y = (av / d[..., None]).index_select(2, (places + slot + 1) % n).to(x.dtype)
+        new = {**kept, "offset": offset, "d": d, "peak": peak, "av": av}
+        new = {name: torch.where(valid, value, state[name]) for name, value in new.items()}
+        return self._out(y), valid & is_due(t, self.delay, 1), {"t": t + valid, **new}
+
+    def _all_rows(self, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        rows = torch.arange(self.window, device=q.device).expand(q.shape[:3])
+        return self._some_rows(q, k, v, *rest[:4], rows, rest[-1])
+
+    def _some_rows(self, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """The sums, those of `rows` (batch, heads, some) as the obvious form has them."""
+        offset, d, peak, av, rows, t = rest
+        across = rows[..., None].expand(*rows.shape, q.shape[-1])
+        scores = torch.gather(q, 2, across) @ k.mT
+        scores = scores.masked_fill(torch.arange(self.window, device=q.device) > t, float("-inf"))
+        top = scores.amax(-1) if self.scale == "row" else torch.zeros_like(scores[..., 0])
         weights = (scores - top[..., None]).exp()
-        sums = weights.sum(-1)
-        new["offset"], new["d"] = offset.scatter(2, rows_at, top), d.scatter(2, rows_at, sums)
-        new["peak"] = peak.scatter(2, rows_at, sums)
-        new["av"] = av.scatter(2, rows_at[..., None].expand(-1, -1, -1, v.shape[-1]), weights @ new["v"])
-        y = (new["av"] / new["d"][..., None]).index_select(2, (places + slot + 1) % n)
-        kept = {name: keep_where(valid, value, state[name]) for name, value in new.items()}
-        return self._out(y), valid & is_due(t, self.delay, 1), {"t": t + valid, **kept}
+        total = weights.sum(-1)
+        parts = ((offset, rows, top), (d, rows, total), (peak, rows, total), (av, across, weights @ v))
+        return tuple(old.scatter(2, at, value) for old, at, value in parts)
 
 
 class RecyclingPositionalEncoding(Continual, nn.Module):
@@ -365,7 +365,7 @@ class EncoderLayer(Continual, nn.Module):
             state = {"window": x.new_zeros(self.window, *x.shape), "attention": None}
         window = torch.cat([state["window"][1:], x[None]])
         y, due, attention = self.self_attn.pure(x, valid, state["attention"])
-        kept = keep_where(valid, window, state["window"])
+        kept = torch.where(valid, window, state["window"])
         return self._rest(self._skip(window), y), due, {"window": kept, "attention": attention}
 
 

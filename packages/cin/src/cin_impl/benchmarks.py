@@ -15,9 +15,8 @@ from shared_impl.cli import UserError
 from shared_impl.results import Row
 
 from .attention import RetroactiveMHA, SingleOutputMHA
-from .container import Residual, Sequential, continual
+from .container import Residual, Sequential, continual, load_in_order
 from .conv import Conv1d, Conv3d
-from .convert import load_in_order
 from .cost import parameters
 from .module import initial_state, state_bytes, step
 from .official import REPOSITORIES, adapters, layers, networks
@@ -46,6 +45,10 @@ def _quiet(form: Callable[..., Any], *args: Any) -> Callable[[], Any]:
     return call
 
 
+def _size(label: str, form: str, what: str, value: float) -> Row:
+    return Row(label, form, what, value, higher_is_better=False)
+
+
 def _stepper(module: Any, clip: Tensor) -> Callable[[], Any]:
     """A function that steps a stream whose state is full."""
     with torch.no_grad():
@@ -54,21 +57,17 @@ def _stepper(module: Any, clip: Tensor) -> Callable[[], Any]:
     return _quiet(module.forward_step, clip[:, :, 0].contiguous())
 
 
-def _theirs(name: str, *args: Any, **options: Any) -> Callable[[Any], Any]:
-    return lambda peer: getattr(peer, name)(*args, **options)
-
-
 def _layers(width: int) -> Iterator[tuple[str, Any, Callable[[Any], Any], tuple[int, ...]]]:
     """Label, our layer, how the peer makes its own, shape of a slice."""
-    small, space = width // 4, (0, 1, 1)
+    small = width // 4
     for k in (3, 9):
-        yield f"conv 1d, k {k}", Conv1d(width, width, k), _theirs("Conv1d", width, width, k), (width,)
-    conv = Conv3d(small, small, 3, padding=space)
-    yield "conv 3d, k 3, 16 x 16", conv, _theirs("Conv3d", small, small, 3, padding=space), (small, 16, 16)
-    yield "average pool, k 16", AvgPool1d(16, 1), _theirs("AvgPool1d", 16, 1), (width,)
-    inner = _theirs("Conv1d", width, width, 3, padding=1)
+        yield f"conv 1d, k {k}", Conv1d(width, width, k), lambda co, k=k: co.Conv1d(width, width, k), (width,)
+    space: Any = {"padding": (0, 1, 1)}
+    conv = Conv3d(small, small, 3, **space)
+    yield "conv 3d, k 3, 16 x 16", conv, lambda co: co.Conv3d(small, small, 3, **space), (small, 16, 16)
+    yield "average pool, k 16", AvgPool1d(16, 1), lambda co: co.AvgPool1d(16, 1), (width,)
     residual = Residual(Conv1d(width, width, 3, padding=1))
-    yield "residual conv, k 3", residual, lambda peer: peer.Residual(inner(peer)), (width,)
+    yield "residual conv, k 3", residual, lambda co: co.Residual(co.Conv1d(width, width, 3, padding=1)), (width,)
 
 
 def steps(setting: Setting) -> Iterator[Case | Row | str]:
@@ -85,11 +84,9 @@ def steps(setting: Setting) -> Iterator[Case | Row | str]:
                 load_in_order(theirs, ours.state_dict())
                 forms[PEER] = _stepper(theirs, clip)
             forms["step"] = _stepper(ours, clip)
-            yield Case(
-                f"{label}, batch {batch}", forms, baseline=PEER if peer is not None else "window of 16", rounds=21
-            )
-            kib = state_bytes(ours.state) / 1024
-            yield Row(f"{label}, batch {batch}", "step", "state KiB", kib, higher_is_better=False)
+            name, baseline = f"{label}, batch {batch}", PEER if peer is not None else "window of 16"
+            yield Case(name, forms, baseline=baseline, rounds=21)
+            yield _size(name, "step", "state KiB", state_bytes(ours.state) / 1024)
 
 
 def window(setting: Setting) -> Iterator[Case]:
@@ -122,8 +119,8 @@ def models(setting: Setting) -> Iterator[Case | Row]:
             "step": _quiet(filled.advance, clip[:, :, 0].contiguous(), state),
         }
         yield Case(label, forms, baseline="sliding window", rounds=3)
-        yield Row(label, "step", "state MiB", state_bytes(state) / 2**20, higher_is_better=False)
-        yield Row(label, "step", "weights MiB", 4 * parameters(stream) / 2**20, higher_is_better=False)
+        yield _size(label, "step", "state MiB", state_bytes(state) / 2**20)
+        yield _size(label, "step", "weights MiB", 4 * parameters(stream) / 2**20)
 
 
 def attention(setting: Setting) -> Iterator[Case | Row | str]:
@@ -142,13 +139,12 @@ def attention(setting: Setting) -> Iterator[Case | Row | str]:
         }
         if peer is not None:
             options = {"sequence_len": n, "batch_first": True, "embed_dim_second": True}
-            theirs = peer.SingleOutputMultiheadAttention(width, 4, **options)
-            forms["peer, single output"] = _stepper(theirs.eval(), clip)
-            theirs = peer.RetroactiveMultiheadAttention(width, 4, **options)
-            forms["peer, retroactive"] = _stepper(theirs.eval(), clip)
+            for form, layer in (("single output", "SingleOutput"), ("retroactive", "Retroactive")):
+                theirs = getattr(peer, f"{layer}MultiheadAttention")(width, 4, **options)
+                forms[f"peer, {form}"] = _stepper(theirs.eval(), clip)
         yield Case(f"window {n}", forms, baseline="whole window", size=n, rounds=21)
         for name, module in (("single output", single), ("retroactive", retro)):
-            yield Row(f"window {n}", name, "state KiB", state_bytes(module.state) / 1024, higher_is_better=False)
+            yield _size(f"window {n}", name, "state KiB", state_bytes(module.state) / 1024)
 
 
 def pure(setting: Setting) -> Iterator[Case]:
@@ -174,10 +170,10 @@ def official(setting: Setting) -> Iterator[Row | str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for label, worst, unlike in (*layers(place), *(() if setting.quick else networks(place))):
-            yield Row(label, "ours", "largest difference", worst, higher_is_better=False)
-            yield Row(label, "ours", "steps in which one alone answers", float(unlike), higher_is_better=False)
+            yield _size(label, "ours", "largest difference", worst)
+            yield _size(label, "ours", "steps in which one alone answers", float(unlike))
         for label, worst in adapters(place):
-            yield Row(label, "ours", "largest difference over largest number", worst, higher_is_better=False)
+            yield _size(label, "ours", "largest difference over largest number", worst)
     yield "; ".join(f"LukasHedegaard/{name}@{checkout_revision(place / name)}" for name in REPOSITORIES)
 
 

@@ -6,7 +6,7 @@ torch is imported only when a command runs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -97,20 +97,14 @@ class Stream(Options):
         if self.file is None:
             raise UserError("stream needs a WAV file")
         if str(self.file) != "-" and not self.file.is_file():
-            raise UserError(f"{self.file}: no such file")
+            raise UserError(f"{self.file}: {'not a file' if self.file.exists() else 'no such file'}")
         if self.steps < 1:
             raise UserError(f"--steps must be at least 1, got {self.steps}")
         from .streaming import stream_digits
 
         try:
-            return stream_digits(
-                self.file,
-                self.recordings,
-                network=self.network,
-                steps=self.steps,
-                seed=self.seed,
-                console=self.console(),
-            )
+            options: dict[str, Any] = {"network": self.network, "steps": self.steps, "seed": self.seed}
+            return stream_digits(self.file, self.recordings, console=self.console(), **options)
         except (ValueError, FileNotFoundError) as error:
             raise UserError(str(error)) from error
 

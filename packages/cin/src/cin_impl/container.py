@@ -1,29 +1,35 @@
-"""Containers that keep time: stacks, residuals, branches whose delays are aligned."""
+"""Containers that keep time (stacks, residuals, branches whose delays are aligned), and `continual(module)`: a tree of
+torch.nn modules as the same network in steps, with the same parameters."""
 
+import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from functools import reduce as fold
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from .convert import CONTAINERS, continual
-from .module import Around, Continual, keep_where
-from .pointwise import Delay
+from . import conv, pointwise, pool
+from .module import Around, Continual
+from .pointwise import Delay, Flatten, Lambda, Pointwise
 
-__all__ = ["Broadcast", "BroadcastReduce", "Conditional", "Parallel", "Reduce", "Residual", "Sequential", "continual"]
+__all__ = [
+    "Broadcast", "BroadcastReduce", "CannotBeContinual", "Conditional", "Parallel", "Reduce", "Residual", "Sequential",
+    "continual", "load_in_order",
+]  # fmt: skip
 
 
 class Sequential(Continual, nn.Sequential):
     """Modules one after another; plain torch.nn modules are converted."""
 
-    def __init__(self, *modules: Any) -> None:
-        if len(modules) == 1 and isinstance(modules[0], OrderedDict):
-            super().__init__(OrderedDict((name, continual(module)) for name, module in modules[0].items()))
-        else:
-            super().__init__(*[continual(module) for module in modules])
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        super().add_module(name, continual(module))  # type: ignore[arg-type]
 
     def _parts(self) -> list[Any]:
         # _modules, not named_children: that leaves out the second place of a module that stands in two
@@ -41,23 +47,12 @@ class Sequential(Continual, nn.Sequential):
         return math.prod(module.time_stride for module in self._parts())
 
     def _along(self, of: str) -> int:
-        total, stride = 0, 1
-        for module in self._parts():
-            total += getattr(module, of) * stride
-            stride *= module.time_stride
-        return total
+        strides = accumulate((module.time_stride for module in self._parts()), mul, initial=1)
+        return sum(getattr(module, of) * stride for module, stride in zip(self._parts(), strides))  # noqa: B905
 
-    @property
-    def time_padding(self) -> int:  # type: ignore[override]
-        return self._along("time_padding")
-
-    @property
-    def delay(self) -> int:
-        return self._along("delay")
-
-    @property
-    def lost(self) -> int:
-        return self._along("lost")
+    time_padding = property(lambda self: self._along("time_padding"))
+    delay = property(lambda self: self._along("delay"))
+    lost = property(lambda self: self._along("lost"))
 
     def advance(self, x: Any, state: dict[str, Any]) -> Any:
         for name, module in self._modules.items():
@@ -80,9 +75,6 @@ class Sequential(Continual, nn.Sequential):
             own = None if state is None else state[name]
             x, valid, new[name] = module.pure(x, valid, own)  # type: ignore[operator]
         return x, valid, new
-
-
-CONTAINERS[nn.Sequential] = lambda children: Sequential(OrderedDict(children))
 
 
 class Residual(Around, nn.Module):
@@ -125,14 +117,20 @@ class Residual(Around, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.module(x)
         x = x[:, :, self._offset :: self.time_stride][:, :, : y.shape[2]]
-        return y + (x if self.skip is None else self.skip(x))  # type: ignore[no-any-return]
+        return self._sum(y, x if self.skip is None else self.skip(x))
+
+    @staticmethod
+    def _sum(y: Tensor, x: Tensor) -> Tensor:
+        if y.shape != x.shape:
+            raise ValueError(f"module must keep the shape {tuple(x.shape)}, got {tuple(y.shape)}; give a fitting skip=")
+        return y + x
 
     @property
     def _held(self) -> int:
         return self.delay - self._offset
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + (x if self.skip is None else self.skip.advance(x, {}))  # type: ignore[no-any-return]
+        return self._sum(y, x if self.skip is None else self.skip.advance(x, {}))
 
     def advance(self, x: Tensor, state: dict[str, Any]) -> Tensor | None:
         held = self._held
@@ -161,7 +159,7 @@ class Residual(Around, nn.Module):
             state = {"window": x.new_zeros(self._held + 1, *x.shape), "module": None}
         window = torch.cat([state["window"][1:], x[None]])
         y, due, inner = self.module.pure(x, valid, state["module"])
-        new = {"window": keep_where(valid, window, state["window"]), "module": inner}
+        new = {"window": torch.where(valid, window, state["window"]), "module": inner}
         return self._add(window[0], y), due, new
 
 
@@ -184,20 +182,12 @@ def _aligned(branches: Any) -> list[Sequential]:
     return [Sequential(Delay(most - module.delay), module) for module in modules]
 
 
-_REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "sum": torch.add,
-    "mul": torch.mul,
-    "max": torch.maximum,
-    "concat": lambda a, b: torch.cat([a, b], 1),
+_REDUCTIONS: dict[str, Callable[[Any], Tensor]] = {
+    "sum": partial(fold, torch.add),
+    "mul": partial(fold, torch.mul),
+    "max": partial(fold, torch.maximum),
+    "concat": partial(torch.cat, dim=1),
 }
-
-
-def _reduction(name: str) -> Callable[[Any], Any]:
-    if name not in _REDUCTIONS:
-        raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, got {name!r}")
-    if name == "concat":
-        return lambda parts: torch.cat(list(parts), 1)
-    return lambda parts: fold(_REDUCTIONS[name], parts)
 
 
 class Broadcast(Continual, nn.Module):
@@ -220,11 +210,12 @@ class Reduce(Continual, nn.Module):
 
     def __init__(self, reduce: str = "sum") -> None:
         super().__init__()
+        if reduce not in _REDUCTIONS:
+            raise ValueError(f"reduce must be one of {', '.join(_REDUCTIONS)}, got {reduce!r}")
         self.reduce = reduce
-        self._function = _reduction(reduce)
 
     def forward(self, x: Any) -> Tensor:
-        return self._function(x)  # type: ignore[no-any-return]
+        return _REDUCTIONS[self.reduce](x)
 
     on_slice = forward
 
@@ -305,3 +296,147 @@ class Conditional(Around, nn.Module):
     def pure(self, x: Tensor, valid: Tensor, state: Any) -> tuple[Any, Tensor, Any]:
         (a, b), due, new = self.both.pure([x, x], valid, state)
         return torch.where(torch.as_tensor(self.predicate(x), device=x.device), a, b), due, new
+
+
+class CannotBeContinual(ValueError):
+    """The module depends on the whole clip in a way that no finite state can follow."""
+
+
+_TWINS: dict[type, Any] = {
+    getattr(nn, name): getattr(module, name)
+    for module in (conv, pool, pointwise)
+    for name in module.__all__
+    if hasattr(nn, name) and name != "Flatten"
+}
+
+_ELEMENTWISE = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh,
+    nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Dropout, nn.Dropout1d,
+    nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Threshold, nn.LogSigmoid, nn.Hardshrink,
+    nn.Softshrink, nn.Tanhshrink, nn.RReLU,
+)  # fmt: skip
+
+_OVER_A_DIMENSION = (nn.Softmax, nn.LogSoftmax, nn.GLU)
+
+_GLOBAL = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+
+_REFUSED: dict[Any, str] = {
+    (nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d): "its statistics are of the whole clip",
+    (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d): "its window is the whole clip",
+    (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d): "it gives several slices for one",
+    (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder): "its window is the whole clip; take "
+    "SingleOutputMHA or RetroactiveMHA, which load its weights",
+    _OVER_A_DIMENSION: "its dimension is not 1, the channels; take Lambda with a function of slices",
+}
+
+
+def continual(module: nn.Module, *, window: int | None = None) -> nn.Module:
+    """The module in steps. Parameters are shared with what came in, so their names and values stay.
+
+    In a tree the layout is `(batch, channels, time, *space)`: `nn.Linear` and `nn.LayerNorm` act on the channels,
+    `nn.Flatten` takes space into the channels.
+
+    Args:
+        window: slices that a global average pool over time takes from then on.
+
+    Raises:
+        CannotBeContinual: a layer needs the whole clip; the message has its place in the tree and the reason.
+        ValueError: options of a layer that a stream cannot have.
+    """
+    return _convert(module, window, "module")
+
+
+def _convert(module: nn.Module, window: int | None, place: str) -> nn.Module:
+    if isinstance(module, Continual):
+        return module
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{place} must be a torch.nn.Module, got {type(module).__name__}")
+    made = _made(module, window, place)
+    made.training = module.training
+    return made
+
+
+def _made(module: nn.Module, window: int | None, place: str) -> nn.Module:
+    kind = type(module)
+
+    def refusal(reason: str) -> CannotBeContinual:
+        return CannotBeContinual(f"{place} ({kind.__name__}) cannot be continual: {reason}")
+
+    if is_parametrized(module):
+        raise refusal(
+            "its weight is computed at each call; fold it with torch.nn.utils.parametrize.remove_parametrizations"
+        )
+    if module._forward_pre_hooks or module._forward_hooks:
+        raise refusal("it has hooks (weight_norm's is one), which steps do not run; remove them first")
+    if kind in _TWINS:
+        twin = copy.copy(module)
+        twin.__dict__ = dict(module.__dict__)
+        twin.__class__ = _TWINS[kind]
+        if hasattr(twin, "_settle"):
+            try:
+                twin._settle()  # type: ignore[operator]
+            except ValueError as error:
+                raise refusal(str(error)) from error
+        if kind in (nn.LayerNorm, nn.RMSNorm) and len(twin.normalized_shape) > 1:  # type: ignore[arg-type]
+            raise refusal(f"it normalises over time or space: {twin.normalized_shape}")
+        if isinstance(twin, pointwise._Norm) and twin.running_mean is None:
+            raise refusal("without running statistics it needs the whole clip")
+        return twin
+    if kind in _ELEMENTWISE or (kind in _OVER_A_DIMENSION and module.dim == 1):
+        return Pointwise(module)
+    if kind is nn.Flatten:
+        if module.start_dim != 1 or module.end_dim != -1:
+            raise refusal(f"it must take all of space into the channels, got {module}")
+        return Flatten()
+    if kind in _GLOBAL:
+        given: Any = module.output_size
+        sizes = list(given) if isinstance(given, list | tuple) else [given] * int(kind.__name__[-2])
+        if any(size != 1 for size in sizes[1:]) or sizes[0] not in (1, None):
+            raise refusal(f"output_size must be 1, or None in time, got {given}")
+        if sizes[0] is None:
+            return Lambda(partial(_over_space, len(sizes) - 1))
+        if window is None:
+            raise refusal("its window is the whole clip; give window=")
+        return pool.GlobalAvgPool(window)
+    if kind is nn.Sequential:
+        # _modules, not named_children: that leaves out the second place of a module that stands in two
+        parts = {name: _convert(part, window, f"{place}.{name}") for name, part in module._modules.items()}  # type: ignore[arg-type]
+        return Sequential(OrderedDict(parts))
+    for kinds, reason in _REFUSED.items():
+        if isinstance(module, kinds):
+            raise refusal(reason)
+    raise CannotBeContinual(
+        f"{place} ({kind.__name__}) is not known; compose it of cin_impl.nn, or wrap it in Pointwise if it acts on "
+        "each slice alone"
+    )
+
+
+def _over_space(n: int, x: Tensor) -> Tensor:
+    return x.mean(tuple(range(-n, 0)), keepdim=True)
+
+
+def load_in_order(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights of the same network under other names (the authors', pytorchvideo's), tensor after tensor.
+
+    Each tensor takes the first of the next two that are left and have its shape, sizes of one aside; counters of batch
+    norms are passed over. That is right where both networks list their parts in the order in which they run; whether
+    they do, the numbers of a known input tell.
+
+    Raises:
+        ValueError: tensors that do not fit one another, or a different number of them; nothing is loaded then.
+    """
+    own = {name: value for name, value in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+    left = [(name, value) for name, value in state.items() if not name.endswith("num_batches_tracked")]
+    if len(left) != len(own):
+        raise ValueError(f"state must have {len(own)} tensors, got {len(left)}")
+    taken: dict[str, Tensor] = {}
+    for name, value in own.items():
+        shape = [size for size in value.shape if size > 1]
+        fits = [i for i, (_, other) in enumerate(left[:2]) if [size for size in other.shape if size > 1] == shape]
+        if not fits:
+            other, found = left[0]
+            raise ValueError(f"state's {other} {tuple(found.shape)} must fit {name} {tuple(value.shape)}")
+        taken[name] = left.pop(fits[0])[1].reshape(value.shape)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(taken[name])

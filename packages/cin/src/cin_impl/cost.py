@@ -1,11 +1,13 @@
 """Multiply-adds of a network, as a clip or a step: counted from the operations that run, not from formulas."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .attention import RetroactiveMHA
@@ -29,6 +31,12 @@ _PRODUCTS: dict[str, Callable[[Any, Any], tuple[int, int]]] = {
     "addmm": lambda out, args: (out.numel() * args[1].shape[1], out.numel()),
     "mm": lambda out, args: (out.numel() * args[0].shape[1], 0),
     "bmm": lambda out, args: (out.numel() * args[0].shape[2], 0),
+    "baddbmm": lambda out, args: (out.numel() * args[1].shape[2], 0),
+    # of an LSTM on a CPU: input, weights of input and of state
+    "mkldnn_rnn_layer": lambda _, args: (
+        args[0].numel() // args[0].shape[-1] * (args[1].numel() + args[2].numel()),
+        args[0].numel() // args[0].shape[-1] * 2 * args[1].shape[0],
+    ),
     "native_batch_norm": lambda out, _: (0, 2 * out[0].numel()),
     "relu": lambda out, _: (0, out.numel()),
 }
@@ -36,7 +44,7 @@ _PRODUCTS |= {
     name: lambda _, args: (0, args[0].numel())
     for name in ("mean", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
 }
-_FUNCTIONAL = ("mm", "bmm")
+_FUNCTIONAL = ("mm", "bmm", "baddbmm")
 
 
 class _Counter(TorchDispatchMode):
@@ -55,6 +63,18 @@ class _Counter(TorchDispatchMode):
             self.elementwise += elementwise
             self.functional += products if name in _FUNCTIONAL else 0
         return out
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Attention and encoder layers of torch.nn as the products they are made of, not as one operation each."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def flops(module: nn.Module, clip_shape: tuple[int, ...], mode: str = "clip", *, count: str = "products") -> float:
@@ -95,18 +115,18 @@ def tally(module: nn.Module, clip_shape: tuple[int, ...], mode: str = "clip") ->
         with torch.no_grad():
             x = torch.zeros(shape, device=device, dtype=dtype)
             if mode == "clip":
-                with counter:
+                with counter, _plain_kernels():
                     module(x)
             else:
                 cycle, state = int(stream.time_stride), {}
                 if cycle == 1 and not any(isinstance(part, RetroactiveMHA) for part in module.modules()):
                     # the functional step does the same work from its first slice on; nothing has to fill up
-                    with counter:
+                    with counter, _plain_kernels():
                         stream.pure(x, torch.ones((), dtype=torch.bool, device=device), None)
                 else:
                     for _ in range(stream.delay + 1):
                         stream.advance(x, state)
-                    with counter:
+                    with counter, _plain_kernels():
                         for _ in range(cycle):
                             stream.advance(x, state)
     finally:

@@ -80,7 +80,7 @@ def read_wav(path: Path | BinaryIO) -> tuple[np.ndarray, int]:
                 raise ValueError(f"{name}: must be 16-bit mono")
             rate, data = file.getframerate(), file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{name}: no WAV file: {error or 'it ends too early'}") from error
+        raise ValueError(f"{name}: no WAV file: {str(error) or 'it ends too early'}") from error
     return np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.float32) / 32768, rate
 
 

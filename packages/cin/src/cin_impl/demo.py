@@ -2,16 +2,18 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional as F
 
+from shared_impl.experiments import Context
 from shared_impl.results import plot_curves
 
 from .cost import flops
 from .data import moving_shapes
+from .experiments import train_classifier
 from .video import SmallCo3D
 
 __all__ = ["demo"]
@@ -21,16 +23,9 @@ def demo(*, seed: int, device: torch.device, out_dir: Path, console: Console, st
     """Train a small video network on clips, then run it on a stream: as a sliding window, and one step a frame."""
     torch.manual_seed(seed)
     frames, length = 16, 64
-    model = SmallCo3D(frames=frames).to(device)
+    model: Any = SmallCo3D(frames=frames).to(device)
     train = moving_shapes(1000, frames=frames, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(steps):
-        i = torch.randint(len(train.y), (32,))
-        optimizer.zero_grad()
-        F.cross_entropy(model(train.x[i].to(device))[:, :, -1], train.y[i].to(device)).backward()
-        optimizer.step()
-    model.eval()
-
+    train_classifier(model, train, steps=steps, context=Context(console=console), seed=seed)
     test = moving_shapes(32, frames=length, seed=seed + 1)
     stream, label = test.x.to(device), test.y.to(device)
     seconds = {"sliding window": 0.0, "step": 0.0}

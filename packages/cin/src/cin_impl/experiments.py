@@ -14,32 +14,18 @@ from shared_impl.datasets import digits
 from shared_impl.experiments import Context, Experiment, Finished, Metric, Plot, Run, Table, grid
 from shared_impl.train import TrainConfig, fit
 
+from . import spa
 from .attention import RecyclingPositionalEncoding, RetroactiveMHA, TransformerEncoder
 from .container import Residual, Sequential
 from .conv import Conv1d
 from .cost import flops, parameters, tally
 from .data import Clips, gestures, moving_shapes, spoken_digits
-from .oad import CoOadTR
 from .pointwise import LSTM, BatchNorm1d, Linear, Pointwise
 from .pool import GlobalAvgPool
 from .skeleton import CoSTGCN
-from .spa import (
-    Adapter,
-    FineTuning,
-    SPLoPA,
-    SPLoRA,
-    SPPaRA,
-    adapt,
-    cubic_schedule,
-    fuse,
-    learned_parameters,
-    prune_blocks,
-    prune_chain,
-    shared_prototypes,
-)
-from .video import X3D_SIZES, CoI3D, CoSlow, CoX3D, SmallCo3D
+from .video import X3D_SIZES, CoI3D, CoOadTR, CoSlow, CoX3D, SmallCo3D
 
-__all__ = ["EXPERIMENTS", "NETWORKS", "digit_network", "full_network", "train_classifier"]
+__all__ = ["EXPERIMENTS", "NETWORKS", "digit_network", "full_network", "train_classifier", "train_digits"]
 
 # FLOPs
 
@@ -89,16 +75,17 @@ def count(run: Run, context: Context) -> dict[str, float]:
     }
 
 
+_PAPER = {
+    "clip": "CoX3D-S 2.06 CoX3D-M 4.97 CoX3D-L 19.17 CoSlow 54.87 CoI3D 28.61 CoST-GCN 16.73",
+    "step": "CoX3D-S 0.17 CoX3D-M 0.33 CoX3D-L 1.25 CoSlow 6.90 CoI3D 5.68 CoST-GCN 0.16 CoA-GCN 0.17 CoS-TR 0.15 "
+    "CoOadTR-b1 0.0106 CoOadTR-b2 0.4119",
+    "parameters": "CoX3D-S 3.8 CoX3D-M 3.8 CoX3D-L 6.2 CoST-GCN 3.1 CoA-GCN 3.5 CoS-TR 3.1",
+}
 PAPER_FLOPS: dict[tuple[str, str], float] = {
-    **{(name, "clip"): value for name, value in {
-        "CoX3D-S": 2.06, "CoX3D-M": 4.97, "CoX3D-L": 19.17, "CoSlow": 54.87, "CoI3D": 28.61,
-        "CoST-GCN": 16.73}.items()},
-    **{(name, "step"): value for name, value in {
-        "CoX3D-S": 0.17, "CoX3D-M": 0.33, "CoX3D-L": 1.25, "CoSlow": 6.90, "CoI3D": 5.68, "CoST-GCN": 0.16,
-        "CoA-GCN": 0.17, "CoS-TR": 0.15, "CoOadTR-b1": 0.0106, "CoOadTR-b2": 0.4119}.items()},
-    **{(name, "parameters"): value for name, value in {
-        "CoX3D-S": 3.8, "CoX3D-M": 3.8, "CoX3D-L": 6.2, "CoST-GCN": 3.1, "CoA-GCN": 3.5, "CoS-TR": 3.1}.items()},
-}  # fmt: skip
+    (name, key): float(value)
+    for key, text in _PAPER.items()
+    for name, value in zip(text.split()[::2], text.split()[1::2], strict=True)
+}
 
 # Training
 
@@ -157,14 +144,16 @@ def digit_network(name: str, *, width: int = 48, window: int = 64, classes: int 
     return Sequential(Linear(40, width), places, encoder, Linear(width, classes))
 
 
+def train_digits(model: Any, name: str, train: Clips, **options: Any) -> None:
+    """At the rate that suits it: encoders are slower learners."""
+    train_classifier(model, train, rate=1e-3 if "encoder" in name else 3e-3, **options)
+
+
 def spoken(run: Run, context: Context) -> dict[str, float]:
     """Train on clips of 64 frames, test clips and steps."""
     torch.manual_seed(run.seed)
     model = digit_network(run.model)
-    rate = 1e-3 if "encoder" in run.model else 3e-3
-    train_classifier(
-        model, spoken_digits("train"), steps=run.options["steps"], context=context, seed=run.seed, rate=rate
-    )
+    train_digits(model, run.model, spoken_digits("train"), steps=run.options["steps"], context=context, seed=run.seed)
     return clip_and_step(model, spoken_digits("test"))
 
 
@@ -178,9 +167,8 @@ def shapes(run: Run, context: Context) -> dict[str, float]:
     model = SmallCo3D(frames=frames, kernel=kernel)
     train = moving_shapes(run.options["clips"], frames=frames, noise=run.options["noise"], seed=1000 + run.seed)
     train_classifier(model, train, steps=run.options["steps"], context=context, seed=run.seed)
-    test = moving_shapes(
-        min(400, run.options["clips"]), frames=3 * frames, noise=run.options["noise"], seed=5000 + run.seed
-    )
+    clips, noise = run.options["clips"], run.options["noise"]
+    test = moving_shapes(min(400, clips), frames=3 * frames, noise=noise, seed=5000 + run.seed)
     found = clip_and_step(model, Clips(test.x[:, :, :frames], test.y))
     longer = SmallCo3D(frames=3 * frames, kernel=kernel)
     longer.load_state_dict(model.state_dict())
@@ -254,33 +242,35 @@ def adapters(run: Run, context: Context) -> dict[str, float]:
     source, x_new, y_new = _source(kind, run.seed, steps)
     torch.manual_seed(run.seed)
     n = int(0.6 * len(x_new))
-    common = shared_prototypes(16)
+    common = spa.shared_prototypes(16)
 
-    def make(layer: Any) -> Adapter:
+    def make(layer: Any) -> spa.Adapter:
         if run.model == "SPLoPA" and layer.weight.shape[0] % 32 == 0:
-            return SPLoPA(layer, prototypes=common)
+            return spa.SPLoPA(layer, prototypes=common)
         # the head is of another task: its full weight learns, whatever the adapter
         if run.model in ("fine-tuning", "SPLoPA") or layer.weight.shape[0] == 5:
-            return FineTuning(layer)
-        return SPPaRA(layer) if run.model == "SPPaRA" else SPLoRA(layer, int(run.model.removeprefix("SPLoRA r")))
+            return spa.FineTuning(layer)
+        return (
+            spa.SPPaRA(layer) if run.model == "SPPaRA" else spa.SPLoRA(layer, int(run.model.removeprefix("SPLoRA r")))
+        )
 
-    model: Any = adapt(source, make)
-    layers = [module for module in model if isinstance(module, Adapter)]
+    model: Any = spa.adapt(source, make)
+    layers = [module for module in model if isinstance(module, spa.Adapter)]
     nn.init.normal_(layers[-1].weight, 0, 0.02)
     density, stages = 1 - float(run.data.split()[0]) / 100, 5
     rate = 5e-3
     for stage in range(1, stages + 1):
         _fit_images(model, x_new[:n], y_new[:n], steps // (2 * stages), run.seed + stage, rate)
-        now = cubic_schedule(stage, stages, density)
+        now = spa.cubic_schedule(stage, stages, density)
         if kind == "blocks":
-            prune_blocks(layers[:-1], now, 32)
+            spa.prune_blocks(layers[:-1], now, 32)
         else:
-            prune_chain(model, layers, now, run.options.get("criterion", "magnitude"), x_new[:256], y_new[:256])
+            spa.prune_chain(model, layers, now, run.options.get("criterion", "magnitude"), x_new[:256], y_new[:256])
     _fit_images(model, x_new[:n], y_new[:n], steps // 2, run.seed + 99, rate)
-    small = fuse(model)
+    small = spa.fuse(model)
     with torch.no_grad():
         accuracy = float((small(x_new[n:]).argmax(1) == y_new[n:]).float().mean())
-    return {"accuracy": accuracy, "learned": learned_parameters(model), "weights left": parameters(small)}
+    return {"accuracy": accuracy, "learned": spa.learned_parameters(model), "weights left": parameters(small)}
 
 
 # Drift of retroactive attention
@@ -316,16 +306,6 @@ def drift(run: Run, context: Context) -> dict[str, float]:
     return {"error": max(min(worst, 1e9), 1e-9)}
 
 
-def _clip_and_step(*more: Metric) -> Sequence[Metric]:
-    return (
-        Metric("clip accuracy", "clip %", scale=100),
-        Metric("step accuracy", "step %", scale=100),
-        *more,
-        Metric("clip MFLOPs", "MFLOPs a frame, sliding window", higher_is_better=False),
-        Metric("step MFLOPs", "MFLOPs a frame, steps", higher_is_better=False),
-    )
-
-
 CHANNELS = ("50 % of channels", "70 % of channels", "90 % of channels")
 UNITS = ("50 % of units", "70 % of units", "90 % of units")
 BLOCKS = ("50 % of blocks", "70 % of blocks", "90 % of blocks")
@@ -335,16 +315,21 @@ STDS = ("score std 1", "score std 4", "score std 9", "score std 25")
 
 
 def _adapter_runs(seeds: int, steps: int) -> list[Run]:
-    options = {"steps": steps}
-    return [
-        *grid(data=CHANNELS, model=ADAPTERS, seeds=seeds, options=options),
-        *grid(data=UNITS, model=ADAPTERS[:-1], seeds=seeds, options=options),
-        *grid(data=BLOCKS, model=("fine-tuning", "SPLoPA"), seeds=seeds, options=options),
-    ]
+    runs = ((CHANNELS, ADAPTERS), (UNITS, ADAPTERS[:-1]), (BLOCKS, ("fine-tuning", "SPLoPA")))
+    return [run for d, m in runs for run in grid(data=d, model=m, seeds=seeds, options={"steps": steps})]
 
 
 def _drift_runs(seeds: int, steps: int) -> list[Run]:
     return grid(data=STDS, model=DRIFT, seeds=seeds, options={"steps": steps})
+
+
+def _presets(data: str, models: Sequence[str], cpu: dict[str, Any], paper: dict[str, Any], **smoke: Any) -> Any:
+    """Three seeds of `cpu`, five of `paper`, one run of the first model with `smoke`."""
+    return {
+        "cpu": grid(data=[data], model=models, seeds=3, options=cpu),
+        "paper": grid(data=[data], model=models, seeds=5, options=cpu | paper),
+        "smoke": grid(data=[data], model=models[:1], options=cpu | smoke),
+    }
 
 
 def _accuracy_notes(finished: Sequence[Finished]) -> list[str]:
@@ -355,21 +340,29 @@ def _accuracy_notes(finished: Sequence[Finished]) -> list[str]:
     ]
 
 
+def _fewer(key: str, label: str | None = None) -> Metric:
+    return Metric(key, label or key, higher_is_better=False)
+
+
+def _percent(key: str, label: str) -> Metric:
+    return Metric(key, label, scale=100)
+
+
+_BOTH = (_percent("clip accuracy", "clip %"), _percent("step accuracy", "step %"))
+_WORK = (_fewer("clip MFLOPs", "MFLOPs a frame, sliding window"), _fewer("step MFLOPs", "MFLOPs a frame, steps"))
+
 EXPERIMENTS: Mapping[str, Experiment] = {
     "flops": Experiment(
         name="flops",
         title="GFLOPs (multiply-adds) of a clip and of a step, full networks",
         runs={
-            "cpu": [Run(name, name) for name in NETWORKS],
-            "paper": [Run(name, name) for name in NETWORKS],
+            **{preset: [Run(name, name) for name in NETWORKS] for preset in ("cpu", "paper")},
             "smoke": [Run("CoOadTR-b1", "CoOadTR-b1")],
         },
         execute=count,
         table=Table(
             (
-                Metric("parameters", "parameters M", higher_is_better=False),
-                Metric("clip", "GFLOPs clip", higher_is_better=False),
-                Metric("step", "GFLOPs step", higher_is_better=False),
+                _fewer("parameters", "parameters M"), _fewer("clip", "GFLOPs clip"), _fewer("step", "GFLOPs step"),
                 Metric("ratio", "times fewer"),
             ),
             column=lambda run: "ours",
@@ -384,43 +377,26 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "co3d": Experiment(
         name="co3d",
         title="Moving shapes: a small Co3D as clip network and in steps",
-        runs={
-            "cpu": grid(
-                data=["moving shapes"],
-                model=["Co3D", "one frame"],
-                seeds=3,
-                options={"steps": 600, "clips": 1600, "noise": 0.6},
-            ),
-            "paper": grid(
-                data=["moving shapes"],
-                model=["Co3D", "one frame"],
-                seeds=5,
-                options={"steps": 6000, "clips": 8000, "noise": 0.6},
-            ),
-            "smoke": grid(data=["moving shapes"], model=["Co3D"], options={"steps": 2, "clips": 16, "noise": 0.6}),
-        },
+        runs=_presets(
+            "moving shapes", ("Co3D", "one frame"), {"steps": 600, "clips": 1600, "noise": 0.6},
+            {"steps": 6000, "clips": 8000}, steps=2, clips=16,
+        ),
         execute=shapes,
-        table=Table(_clip_and_step(Metric("longer pool", "step %, pool of 3 clips", scale=100))),
+        table=Table((*_BOTH, _percent("longer pool", "step %, pool of 3 clips"), *_WORK)),
         notes=_accuracy_notes,
     ),
     "costgcn": Experiment(
         name="costgcn",
         title="Skeleton gestures: from the padded clip network to steps",
-        runs={
-            "cpu": grid(
-                data=["gestures"], model=SKELETONS, seeds=3, options={"steps": 120, "clips": 400, "noise": 0.1}
-            ),
-            "paper": grid(
-                data=["gestures"], model=SKELETONS, seeds=5, options={"steps": 2000, "clips": 4000, "noise": 0.1}
-            ),
-            "smoke": grid(data=["gestures"], model=["CoST-GCN"], options={"steps": 2, "clips": 8, "noise": 0.1}),
-        },
+        runs=_presets(
+            "gestures", tuple(SKELETONS), {"steps": 120, "clips": 400, "noise": 0.1}, {"steps": 2000, "clips": 4000},
+            steps=2, clips=8,
+        ),
         execute=skeletons,
         table=Table(
             (
-                Metric("padded accuracy", "clip network, stride and padding %", scale=100),
-                Metric("as transferred", "without, as transferred, steps %", scale=100),
-                *_clip_and_step(),
+                _percent("padded accuracy", "clip network, stride and padding %"),
+                _percent("as transferred", "without, as transferred, steps %"), *_BOTH, *_WORK,
             )
         ),
         plots=(Plot(metric="step accuracy"),),
@@ -429,13 +405,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "oadtr": Experiment(
         name="oadtr",
         title="Spoken digits as a stream of log-mel frames",
-        runs={
-            "cpu": grid(data=["spoken digits"], model=SPOKEN, seeds=3, options={"steps": 400}),
-            "paper": grid(data=["spoken digits"], model=SPOKEN, seeds=5, options={"steps": 4000}),
-            "smoke": grid(data=["spoken digits"], model=["conv"], options={"steps": 1}),
-        },
+        runs=_presets("spoken digits", SPOKEN, {"steps": 400}, {"steps": 4000}, steps=1),
         execute=spoken,
-        table=Table(_clip_and_step()),
+        table=Table((*_BOTH, *_WORK)),
         notes=_accuracy_notes,
     ),
     "spa": Experiment(
@@ -445,12 +417,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "cpu": _adapter_runs(3, 600),
             "paper": _adapter_runs(10, 4000),
             "smoke": [
-                Run(CHANNELS[0], "SPLoRA r8", options={"steps": 10}),
-                Run(BLOCKS[0], "SPLoPA", options={"steps": 10}),
+                Run(data, model, options={"steps": 10})
+                for data, model in ((CHANNELS[0], "SPLoRA r8"), (BLOCKS[0], "SPLoPA"))
             ],
         },
         execute=adapters,
-        table=Table((Metric("accuracy", "accuracy %", scale=100), Metric("learned", higher_is_better=False))),
+        table=Table((_percent("accuracy", "accuracy %"), _fewer("learned"))),
         notes=(
             "Channels: of three convolutions. Units and blocks (32 x 32): of dense layers of 512; there SPPaRA is "
             "fine-tuning.",
@@ -469,19 +441,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "smoke": _drift_runs(1, 40)[:5],
         },
         execute=drift,
-        table=Table(
-            Metric("error", higher_is_better=False),
-            row=lambda run: f"{run.data}, {run.options['steps']:,} steps",
-        ),
+        table=Table(_fewer("error"), row=lambda run: f"{run.data}, {run.options['steps']:,} steps"),
         plots=(
             Plot(
-                "curves",
-                x=lambda run: float(run.data.split()[-1]),
-                xlabel="standard deviation of scores",
-                logy=True,
+                "curves", x=lambda run: float(run.data.split()[-1]), xlabel="standard deviation of scores", logy=True,
                 only=lambda run: run.options["steps"] <= 5000,
             ),
         ),
         notes=("Window 32, width 16, against float64; 1e9 stands for an error beyond it or for no number at all.",),
     ),
-}
+}  # fmt: skip

@@ -5,33 +5,29 @@ forms of a step: the eager one keeps its state in place, counts with Python's in
 is due; the functional one (`step`) is pure, counts with tensors, and says by a boolean whether its output is valid.
 """
 
-import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["Continual", "clone_state", "initial_state", "state_bytes", "step"]
 
 
 def clone_state(state: Any) -> Any:
     """A copy of a state that shares no memory with it."""
-    if isinstance(state, Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {key: clone_state(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(clone_state(value) for value in state)
-    return copy.copy(state)
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, state)
 
 
 def state_bytes(state: Any) -> int:
     """Bytes of all tensors in a state."""
-    if isinstance(state, Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        return sum(state_bytes(value) for value in state.values())
-    return sum(state_bytes(value) for value in state) if isinstance(state, list | tuple) else 0
+    return sum(value.numel() * value.element_size() for value in tree_leaves(state) if isinstance(value, Tensor))
+
+
+def _parts(x: Any) -> Any:
+    """Streams of a module that takes several, or its only one."""
+    return x if isinstance(x, list | tuple) else [x]
 
 
 def is_due(t: Any, delay: int, stride: int) -> Any:
@@ -39,11 +35,6 @@ def is_due(t: Any, delay: int, stride: int) -> Any:
     if isinstance(t, int):
         return t >= delay and (t - delay) % stride == 0
     return (t >= delay) & ((t - delay) % stride == 0)
-
-
-def keep_where(valid: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """The new value of a state where the slice was valid, else the old one."""
-    return torch.where(valid, new, old)
 
 
 class Continual:
@@ -108,11 +99,20 @@ class Continual:
             ValueError: the module is in training mode; the slice has another shape or type than the stream began with.
         """
         like = self._check(x)
+        return self._run(like, update_state, lambda state: self.advance(x, state))
+
+    def _run(self, like: Any, update_state: bool, run: Callable[[Any], Any]) -> Any:
+        """`run(state)`; a stream whose step fails half-way has no state that could be trusted, and is forgotten."""
         state = {} if self._state is None else self._state
         if not update_state:
             state = clone_state(state)
-        with torch.no_grad():
-            y = self.advance(x, state)
+        try:
+            with torch.no_grad():
+                y = run(state)
+        except BaseException:
+            if update_state:
+                self.clean_state()
+            raise
         if update_state:
             self._state, self._like = state, like
         return y
@@ -123,24 +123,21 @@ class Continual:
         Args:
             pad_end: add the padding at the end that `forward` adds; it does not enter the state.
         """
-        parts = x if isinstance(x, list | tuple) else [x]
+        parts = _parts(x)
         if any(part.ndim < 3 for part in parts):
             raise ValueError(f"x must be (batch, channels, time, ...), got shape {tuple(parts[0].shape)}")
         length = parts[0].shape[2]
+        if not length:
+            return None
 
         def at(t: int) -> Any:
             return [part[:, :, t] for part in x] if isinstance(x, list | tuple) else x[:, :, t]
 
-        like = self._check(at(0)) if length else None
-        state = {} if self._state is None else self._state
-        if not update_state:
-            state = clone_state(state)
-        with torch.no_grad():
+        def run(state: Any) -> list[Any]:
             outputs = [y for t in range(length) if (y := self.advance(at(t), state)) is not None]
-            if pad_end and length:
-                outputs += self.flush(clone_state(state))
-        if update_state and length:
-            self._state, self._like = state, like
+            return outputs + self.flush(clone_state(state)) if pad_end else outputs
+
+        outputs = self._run(self._check(at(0)), update_state, run)
         if not outputs:
             return None
         if isinstance(outputs[0], list):
@@ -151,7 +148,7 @@ class Continual:
         """The shapes and types of a slice that is right for this stream."""
         if isinstance(self, nn.Module) and self.training:
             raise ValueError("steps keep their state in place and need eval(); to train, use forward or cin_impl.step")
-        for part in x if isinstance(x, list | tuple) else [x]:
+        for part in _parts(x):
             if not isinstance(part, Tensor) or part.ndim < 2:
                 shape = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
                 raise ValueError(f"x must be a slice (batch, channels, ...), got {shape}")
@@ -164,31 +161,69 @@ class Continual:
         return like
 
 
+class Windowed(Continual):
+    """What looks at the last `span` slices. In the pure form it keeps them all and moves them by one; eagerly it keeps
+    what `_push` needs. Padding is slices of `_fill`."""
+
+    _fill = 0.0
+
+    @property
+    def _span(self) -> int:
+        return int(self.receptive_field)
+
+    def _keep(self, x: Tensor) -> Tensor:
+        """What is kept of a slice."""
+        return x
+
+    def _of_window(self, window: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The output of what was kept of the last slices, `(span, batch, ...)`, oldest first; x is slice number t."""
+        raise NotImplementedError
+
+    def _push(self, kept: Tensor, x: Tensor, state: dict[str, Any], due: bool) -> Tensor | None:
+        """An eager step; the slice is number `state["t"]`, `_begin` has run at the first."""
+        raise NotImplementedError
+
+    def _begin(self, kept: Tensor, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def advance(self, x: Tensor, state: dict[str, Any]) -> Tensor | None:
+        return self._advance(self._keep(x), x, state)
+
+    def _advance(self, kept: Tensor, x: Tensor, state: dict[str, Any]) -> Tensor | None:
+        if not state:
+            state.update(t=0, shape=tuple(kept.shape), edge=kept.new_full((), self._fill))
+            self._begin(kept, state)
+        y = self._push(kept, x, state, is_due(state["t"], self.delay, self.time_stride))
+        state["t"] += 1
+        return y
+
+    def flush(self, state: dict[str, Any]) -> list[Any]:
+        if not state:
+            return []
+        edge = state["edge"].expand(state["shape"])
+        return [y for _ in range(self.time_padding) if (y := self._advance(edge, edge, state)) is not None]
+
+    def pure(self, x: Tensor, valid: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
+        kept = self._keep(x)
+        if state is None:
+            t = torch.zeros((), dtype=torch.int64, device=x.device)
+            state = {"t": t, "window": kept.new_full((self._span, *kept.shape), self._fill)}
+        t, window = state["t"], torch.cat([state["window"][1:], kept[None]])
+        new = {"t": t + valid, "window": torch.where(valid, window, state["window"])}
+        return self._of_window(window, x, t), valid & is_due(t, self.delay, self.time_stride), new
+
+
 class Around(Continual):
     """Takes its time from the module inside, `_inner()`, and is that module in steps."""
 
+    receptive_field = property(lambda self: self._inner().receptive_field)
+    time_stride = property(lambda self: self._inner().time_stride)
+    time_padding = property(lambda self: self._inner().time_padding)
+    delay = property(lambda self: self._inner().delay)
+    lost = property(lambda self: self._inner().lost)
+
     def _inner(self) -> Any:
         raise NotImplementedError
-
-    @property
-    def receptive_field(self) -> int:  # type: ignore[override]
-        return int(self._inner().receptive_field)
-
-    @property
-    def time_stride(self) -> int:  # type: ignore[override]
-        return int(self._inner().time_stride)
-
-    @property
-    def time_padding(self) -> int:  # type: ignore[override]
-        return int(self._inner().time_padding)
-
-    @property
-    def delay(self) -> int:
-        return int(self._inner().delay)
-
-    @property
-    def lost(self) -> int:
-        return int(self._inner().lost)
 
     def advance(self, x: Any, state: dict[str, Any]) -> Any:
         return self._inner().advance(x, state)
@@ -202,20 +237,23 @@ class Around(Continual):
 
 
 def _signature(x: Any) -> Any:
-    return [(tuple(part.shape), part.dtype) for part in (x if isinstance(x, list | tuple) else [x])]
+    return [(tuple(part.shape), part.dtype) for part in _parts(x)]
 
 
 def _said(signature: Any) -> str:
     return " and ".join(f"{shape} {dtype}" for shape, dtype in signature)
 
 
-def initial_state(module: nn.Module, x: Any) -> Any:
-    """The state before the first slice, for `step`; `x` is any slice of the right shape."""
+def _checked(module: nn.Module) -> Any:
     if not isinstance(module, Continual):
         raise ValueError(f"module must be continual, got {type(module).__name__}; cin_impl.continual converts")
-    first = x[0] if isinstance(x, list | tuple) else x
+    return module
+
+
+def initial_state(module: nn.Module, x: Any) -> Any:
+    """The state before the first slice, for `step`; `x` is any slice of the right shape."""
     with torch.no_grad():
-        return module.pure(x, torch.zeros((), dtype=torch.bool, device=first.device), None)[2]
+        return _checked(module).pure(x, torch.zeros((), dtype=torch.bool, device=_parts(x)[0].device), None)[2]
 
 
 class _Pure(nn.Module):
@@ -241,12 +279,11 @@ def step(module: nn.Module, params: Any, state: Any, x: Any) -> tuple[tuple[Any,
     Returns:
         `valid` is a boolean scalar; where it is false, `y` means nothing.
     """
-    if module.training:
+    if _checked(module).training:
         raise ValueError("step needs a module in eval mode, got one in training mode")
-    first = x[0] if isinstance(x, list | tuple) else x
-    valid = torch.ones((), dtype=torch.bool, device=first.device)
+    valid = torch.ones((), dtype=torch.bool, device=_parts(x)[0].device)
     if params is None:
-        y, valid, state = module.pure(x, valid, state)  # type: ignore[operator]
+        y, valid, state = _checked(module).pure(x, valid, state)
     else:
         named = {f"module.{name}": value for name, value in params.items()}
         y, valid, state = torch.func.functional_call(_Pure(module), named, (x, valid, state))

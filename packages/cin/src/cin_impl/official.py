@@ -9,7 +9,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import nn as co
-from .convert import load_in_order
+from .container import load_in_order
 from .skeleton import GraphConv, SpatialAttention, partitions
 from .spa import SPLoPA, SPLoRA, SPPaRA
 from .video import CoX3D
@@ -59,13 +59,17 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+def _forget(names: Iterable[str]) -> None:
+    for name in names:
+        if name.partition(".")[0] in (*_EMPTY, "continual", "models", "sp_adapters"):
+            del sys.modules[name]
+
+
 @contextmanager
 def _checkouts(*folders: Path) -> Iterator[None]:
     """Their modules can be imported; afterwards nothing of it is left."""
     before, finder = dict(sys.modules), _Finder()
-    for name in before:
-        if name.partition(".")[0] in (*_EMPTY, "continual", "models", "sp_adapters"):
-            del sys.modules[name]
+    _forget(before)
     sys.path[:0] = [str(folder) for folder in folders]
     try:
         # their logging asks for pytorch_lightning and does without; it must not find an empty one
@@ -77,9 +81,7 @@ def _checkouts(*folders: Path) -> Iterator[None]:
             sys.meta_path.remove(finder)
         for folder in folders:
             sys.path.remove(str(folder))
-        for name in set(sys.modules) - set(before):
-            if name.partition(".")[0] in (*_EMPTY, "continual", "models", "sp_adapters"):
-                del sys.modules[name]
+        _forget(set(sys.modules) - set(before))
         sys.modules.update(before)
 
 
@@ -107,31 +109,17 @@ def layers(place: Path) -> Iterator[tuple[str, float, int]]:
     """Layers of continual-inference: what, largest difference, steps in which one alone gave an output."""
     with _checkouts(place / "continual-inference"):
         theirs: Any = importlib.import_module("continual")
-        heads = {"batch_first": True, "embed_dim_second": True}
+        heads = {"sequence_len": 6, "batch_first": True, "embed_dim_second": True}
+        single, retroactive = theirs.SingleOutputMultiheadAttention, theirs.RetroactiveMultiheadAttention
         for label, a, b, shape in (
             ("conv 1d", theirs.Conv1d(8, 8, 5), co.Conv1d(8, 8, 5), (8,)),
             ("conv 1d, padding, stride 2", theirs.Conv1d(8, 6, 5, 2, 2), co.Conv1d(8, 6, 5, 2, 2), (8,)),
             ("conv 3d", theirs.Conv3d(4, 6, 3, padding=1), co.Conv3d(4, 6, 3, padding=1), (4, 6, 6)),
             ("average pool", theirs.AvgPool1d(4, 1), co.AvgPool1d(4, 1), (8,)),
             ("maximum pool", theirs.MaxPool1d(4, 1), co.MaxPool1d(4, 1), (8,)),
-            (
-                "residual",
-                theirs.Residual(theirs.Conv1d(8, 8, 5, padding=2)),
-                co.Residual(co.Conv1d(8, 8, 5, padding=2)),
-                (8,),
-            ),
-            (
-                "single-output attention",
-                theirs.SingleOutputMultiheadAttention(8, 2, sequence_len=6, **heads),
-                co.SingleOutputMHA(8, 2, 6),
-                (8,),
-            ),
-            (
-                "retroactive attention",
-                theirs.RetroactiveMultiheadAttention(8, 2, sequence_len=6, **heads),
-                co.RetroactiveMHA(8, 2, 6),
-                (8,),
-            ),
+            ("residual", *(of.Residual(of.Conv1d(8, 8, 5, padding=2)) for of in (theirs, co)), (8,)),
+            ("single-output attention", single(8, 2, **heads), co.SingleOutputMHA(8, 2, 6), (8,)),
+            ("retroactive attention", retroactive(8, 2, **heads), co.RetroactiveMHA(8, 2, 6), (8,)),
         ):
             _randomise(a)
             load_in_order(b, a.state_dict())
@@ -146,18 +134,14 @@ def networks(place: Path) -> Iterator[tuple[str, float, int]]:
         adaptive: Any = importlib.import_module("models.a_gcn.a_gcn").AdaptiveGraphConvolution
         attention: Any = importlib.import_module("models.s_tr.s_tr").GcnUnitAttention
         stepping: Any = importlib.import_module("continual").forward_stepping
+
+        def per_slice(module: Any, **options: Any) -> Any:
+            return lambda i, o, a, **_: stepping(module(i, o, a, **options))
+
         for label, make, space in (
             ("CoST-GCN block", base.CoGraphConvolution, lambda: GraphConv(32, 32, graph)),
-            (
-                "CoA-GCN block",
-                lambda i, o, a, **_: stepping(adaptive(i, o, a)),
-                lambda: GraphConv(32, 32, graph, adaptive=True),
-            ),
-            (
-                "CoS-TR block",
-                lambda i, o, a, **_: stepping(attention(i, o, a, num_point=25)),
-                lambda: SpatialAttention(32, 32, 25),
-            ),
+            ("CoA-GCN block", per_slice(adaptive), lambda: GraphConv(32, 32, graph, adaptive=True)),
+            ("CoS-TR block", per_slice(attention, num_point=25), lambda: SpatialAttention(32, 32, 25)),
         ):
             for padding in (0, 4):
                 width = "equal" if padding else 0
@@ -203,14 +187,14 @@ def adapters(place: Path) -> Iterator[tuple[str, float]]:
                     if "adapter" in name:
                         value.normal_()
                 if isinstance(b, SPPaRA):
-                    b.parallel.copy_(a.adapter)
+                    pairs = [(b.parallel, a.adapter)]
                 elif isinstance(b, SPLoRA):
-                    b.up.copy_(a.adapter.cols.reshape(b.up.shape))
-                    b.down.copy_(a.adapter.rows.reshape(b.down.shape))
+                    pairs = [(b.up, a.adapter.cols), (b.down, a.adapter.rows)]
                 else:
-                    b.mix.copy_(a.adapter.pos_weights)
-                    b.prototypes[0].copy_(a.adapter.prototypes.cols)
-                    b.prototypes[1].copy_(a.adapter.prototypes.rows)
+                    prototypes = a.adapter.prototypes
+                    pairs = [(b.mix, a.adapter.pos_weights), *zip(b.prototypes, (prototypes.cols, prototypes.rows))]  # noqa: B905
+                for mine, value in pairs:
+                    mine.copy_(value.reshape(mine.shape))
                 theirs_weight = a.adapted_weight
                 worst = float((theirs_weight - b.effective_weight()).abs().max())
                 yield label, worst / float(theirs_weight.abs().max())

@@ -1,16 +1,18 @@
-"""Pools in time at a cost that does not grow with the window: a running sum, and maxima by blocks.
+"""Pools in time at a cost that does not grow with the window, by van Herk's blocks.
 
-The running maximum is van Herk's: suffix maxima of the last full block, made once a block, and the maximum of the
-slices since; three comparisons a slice, as a monotonic queue has, but the same for each element, as tensors need.
+Kept are suffix sums (or maxima) of the last full block, made once a block, and the sum of the slices since: two
+additions a slice. Nothing is subtracted, so that no rounding and no NaN outlives its window, as in a plain running sum;
+and the same is done for each element, as tensors need, where a monotonic queue compares.
 """
 
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .module import Continual, is_due, keep_where
+from .module import Windowed
 
 __all__ = ["AvgPool1d", "AvgPool2d", "AvgPool3d", "GlobalAvgPool", "MaxPool1d", "MaxPool2d", "MaxPool3d"]
 
@@ -19,18 +21,16 @@ def _sizes(value: Any, n: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (int(value),) * n
 
 
-class _Pool(Continual):
+class _Pool(Windowed):
     """Steps of a pool: what is kept are slices that have been pooled in space."""
 
     _n = 1
-    _fill = 0.0
     _maximum = False
 
     def _settle(self: Any) -> None:
-        self._kernel = _sizes(self.kernel_size, self._n)
-        self._stride = _sizes(self.stride, self._n)
-        self._padding = _sizes(self.padding, self._n)
-        self._dilation = _sizes(getattr(self, "dilation", 1), self._n)
+        self._kernel, self._stride, self._padding, self._dilation = (
+            _sizes(getattr(self, name, 1), self._n) for name in ("kernel_size", "stride", "padding", "dilation")
+        )
         if self.ceil_mode:
             raise ValueError("ceil_mode must be False to be continual: the end of the stream is not known")
         if getattr(self, "return_indices", False):
@@ -44,7 +44,7 @@ class _Pool(Continual):
         self.receptive_field = (self._kernel[0] - 1) * self._dilation[0] + 1
         self.time_stride, self.time_padding = self._stride[0], self._padding[0]
 
-    def _in_space(self: Any, x: Tensor) -> Tensor:
+    def _keep(self: Any, x: Tensor) -> Tensor:
         if x.ndim != 1 + self._n:
             raise ValueError(f"x must be a slice of {1 + self._n} dimensions, got shape {tuple(x.shape)}")
         if self._n == 1:
@@ -56,105 +56,86 @@ class _Pool(Continual):
         average = F.avg_pool1d if self._n == 2 else F.avg_pool2d
         return average(x, kernel, stride, padding)
 
-    def advance(self: Any, x: Tensor, state: dict[str, Any]) -> Tensor | None:
-        return self._push(self._in_space(x), state)  # type: ignore[no-any-return]
-
-    def _push(self: Any, x: Tensor, state: dict[str, Any]) -> Tensor | None:
+    def _begin(self: Any, kept: Tensor, state: dict[str, Any]) -> None:
         k, d = self._kernel[0], self._dilation[0]
-        if not state:
-            state.update(t=0, shape=tuple(x.shape))
-            if self._maximum:
-                state["ring"] = x.new_full((k * d, *x.shape), self._fill)
-            else:
-                state.update(slices=[torch.zeros_like(x)] * (k * d), sums=[torch.zeros_like(x)] * d)
-        t = state["t"]
-        state["t"] = t + 1
-        slot = t % (k * d)
-        due = is_due(t, self.delay, self.time_stride)
-        if not self._maximum:
-            slices, phase = state["slices"], t % d
-            total = state["sums"][phase] + x - slices[0]
-            del slices[0]
-            slices.append(x.clone())
-            if slot >= (k - 1) * d:
-                # the sum anew once a turn: rounding cannot pile up, and the cost stays constant a slice
-                total = torch.stack(slices[d - 1 :: d]).sum(0)
-            state["sums"][phase] = total
-            return total / k if due else None  # type: ignore[no-any-return]
-        ring = state["ring"]
-        if d > 1:
-            ring[slot] = x
-            return ring[slot % d :: d].amax(0) if due else None  # type: ignore[no-any-return]
-        since = x if slot == 0 else torch.maximum(state["since"], x)
-        # ring: suffix maxima of the block before from `slot` + 1 on, the slices of this block up to `slot`
-        y = torch.maximum(since, ring[slot + 1]) if slot + 1 < k else since
-        ring[slot] = x
-        state["since"] = since.clone()
+        state["rings"], state["since"] = [[kept.new_full(kept.shape, self._fill)] * k for _ in range(d)], [kept] * d
+
+    def _push(self: Any, kept: Tensor, x: Tensor, state: dict[str, Any], due: bool) -> Tensor | None:
+        k, d = self._kernel[0], self._dilation[0]
+        slot, phase = state["t"] // d % k, state["t"] % d
+        # ring: suffixes of the block before from slot + 1 on, the slices of this block up to slot
+        ring, join = state["rings"][phase], torch.maximum if self._maximum else torch.add
+        ring[slot] = kept.clone()  # the caller may write into x again
+        y = state["since"][phase] = join(state["since"][phase], kept) if slot else ring[slot]
+        if due and slot + 1 < k:
+            y = join(y, ring[slot + 1])
         if slot == k - 1:
-            for i in range(k - 2, -1, -1):
-                torch.maximum(ring[i], ring[i + 1], out=ring[i])
-        return y if due else None
+            ring[::-1] = accumulate(ring[::-1], join)
+        return (y if self._maximum else y / k) if due else None
 
-    def flush(self: Any, state: dict[str, Any]) -> list[Any]:
-        if not state:
-            return []
-        kept = state["ring"] if self._maximum else state["slices"][0]
-        fill = kept.new_full(state["shape"], self._fill)
-        outputs = [self._push(fill, state) for _ in range(self.time_padding)]
-        return [y for y in outputs if y is not None]
-
-    def pure(self: Any, x: Tensor, valid: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:
-        x = self._in_space(x)
-        if state is None:
-            state = {
-                "t": torch.zeros((), dtype=torch.int64, device=x.device),
-                "window": x.new_full((self.receptive_field, *x.shape), self._fill),
-            }
-        window = torch.cat([state["window"][1:], x[None]])
+    def _of_window(self: Any, window: Tensor, x: Tensor, t: Tensor) -> Tensor:
         taps = window[:: self._dilation[0]]
-        y = taps.amax(0) if self._maximum else taps.mean(0)
-        due = valid & is_due(state["t"], self.delay, self.time_stride)
-        return y, due, {"t": state["t"] + valid, "window": keep_where(valid, window, state["window"])}
+        return taps.amax(0) if self._maximum else taps.mean(0)
 
 
-def _average(n: int, base: type) -> type:
+class _Average(_Pool):
     def __init__(self: Any, *args: Any, time_dilation: int = 1, **kwargs: Any) -> None:
-        base.__init__(self, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         if time_dilation < 1:
             raise ValueError(f"time_dilation must be at least 1, got {time_dilation}")
-        self.dilation = (time_dilation, *(1,) * (n - 1))
+        self.dilation = (time_dilation, *(1,) * (self._n - 1))
         self._settle()
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        d = getattr(self, "dilation", (1,))[0]
+        d = self._dilation[0]
         if d == 1:
-            return base.forward(self, x)  # type: ignore[attr-defined,no-any-return]
+            return super().forward(x)  # type: ignore[misc,no-any-return]
         k, s, p = self._kernel[0], self._stride[0], self._padding[0]
-        if n > 1:
+        if self._n > 1:
             lead = ((1, *self._kernel[1:]), (1, *self._stride[1:]), (0, *self._padding[1:]))
-            x = (F.avg_pool2d if n == 2 else F.avg_pool3d)(x, *lead)
+            x = (F.avg_pool2d if self._n == 2 else F.avg_pool3d)(x, *lead)
         x = F.pad(x, (0, 0) * (x.ndim - 3) + (p, p))
         return x.unfold(2, (k - 1) * d + 1, s)[..., ::d].mean(-1)
 
-    doc = f"`torch.nn.AvgPool{n}d`, dimension 0 is time; `time_dilation` in addition."
-    return type(f"AvgPool{n}d", (_Pool, base), {"__init__": __init__, "forward": forward, "_n": n, "__doc__": doc})
+
+class AvgPool1d(_Average, nn.AvgPool1d):
+    """`torch.nn.AvgPool1d`; `time_dilation` in addition."""
 
 
-def _max(n: int, base: type) -> type:
+class AvgPool2d(_Average, nn.AvgPool2d):
+    """`torch.nn.AvgPool2d`, dimension 0 is time; `time_dilation` in addition."""
+
+    _n = 2
+
+
+class AvgPool3d(_Average, nn.AvgPool3d):
+    """`torch.nn.AvgPool3d`, dimension 0 is time; `time_dilation` in addition."""
+
+    _n = 3
+
+
+class _Maximum(_Pool):
+    _maximum, _fill = True, float("-inf")
+
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        base.__init__(self, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self._settle()
 
-    body = {"__init__": __init__, "_n": n, "_maximum": True, "_fill": float("-inf")}
-    return type(f"MaxPool{n}d", (_Pool, base), {**body, "__doc__": f"`torch.nn.MaxPool{n}d`, dimension 0 is time."})
+
+class MaxPool1d(_Maximum, nn.MaxPool1d):
+    """`torch.nn.MaxPool1d`."""
 
 
-AvgPool1d: Any = _average(1, nn.AvgPool1d)
-AvgPool2d: Any = _average(2, nn.AvgPool2d)
-AvgPool3d: Any = _average(3, nn.AvgPool3d)
-MaxPool1d: Any = _max(1, nn.MaxPool1d)
-MaxPool2d: Any = _max(2, nn.MaxPool2d)
-MaxPool3d: Any = _max(3, nn.MaxPool3d)
+class MaxPool2d(_Maximum, nn.MaxPool2d):
+    """`torch.nn.MaxPool2d`, dimension 0 is time."""
+
+    _n = 2
+
+
+class MaxPool3d(_Maximum, nn.MaxPool3d):
+    """`torch.nn.MaxPool3d`, dimension 0 is time."""
+
+    _n = 3
 
 
 class GlobalAvgPool(_Pool, nn.Module):
@@ -171,7 +152,7 @@ class GlobalAvgPool(_Pool, nn.Module):
         self.kernel_size, self.stride, self.padding, self.ceil_mode = window, 1, 0, False
         self._settle()
 
-    def _in_space(self, x: Tensor) -> Tensor:
+    def _keep(self, x: Tensor) -> Tensor:
         return x.flatten(2).mean(-1) if x.ndim > 2 else x
 
     def forward(self, x: Tensor) -> Tensor:

@@ -175,6 +175,8 @@ class CoSTGCN(Network, Pretrained):
             raise ValueError(f"kind must be st-gcn, a-gcn or s-tr, got {kind!r}")
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, got {kernel}")
+        if bones is NTU_BONES and joints != 25:
+            raise ValueError(f"bones must be given for other joints than the 25 of NTU RGB+D, got joints={joints}")
         graph, relu = partitions(bones, joints), Pointwise(nn.ReLU())
         layers: list[nn.Module] = [_People(in_channels, joints, people)]
         inside = in_channels

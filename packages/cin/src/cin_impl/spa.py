@@ -32,7 +32,7 @@ class Adapter(nn.Module):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
-        if not isinstance(source, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if not isinstance(source, _ADAPTED):
             raise ValueError(f"source must be Linear or Conv1d to Conv3d, got {type(source).__name__}")
         self._like = [copy.deepcopy(source)]
         if not isinstance(source, nn.Linear):
@@ -243,27 +243,45 @@ class SPLoPA(Adapter):
         return self.prototypes
 
 
+_ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
 def adapt(model: nn.Module, make: Callable[[nn.Module], Adapter], *, skip: tuple[str, ...] = ()) -> nn.Module:
-    """A copy of the model whose Linear and convolution layers are adapters; all else but biases is frozen."""
+    """A copy of the model whose Linear and convolution layers are adapters; all else but biases is frozen.
+
+    Raises:
+        ValueError: the model is one layer, not a tree; a layer that torch.nn's attention or encoder reads the weight of
+            without calling it, so that an adapter would be passed over: name it in `skip`.
+    """
+    if isinstance(model, _ADAPTED):
+        raise ValueError(f"model must contain layers, got a single {type(model).__name__}; wrap it in nn.Sequential")
     model = copy.deepcopy(model)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    for name, module in list(model.named_modules()):
-        if name and name not in skip and isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, make(module))
-    return model
+    model.requires_grad_(False)
+
+    def adapter(name: str, module: nn.Module, parent: nn.Module) -> nn.Module | None:
+        if name in skip or not isinstance(module, _ADAPTED):
+            return None
+        if isinstance(parent, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+            raise ValueError(f"{name}'s weight is read without a call, past any adapter; give skip=({name!r}, ...)")
+        return make(module)
+
+    return _replaced(model, adapter)
 
 
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of the model with plain layers in the place of its adapters."""
     if isinstance(model, Adapter):
         return model.fuse()
-    model = copy.deepcopy(model)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Adapter):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, module.fuse())
+    return _replaced(copy.deepcopy(model), lambda _, module, __: module.fuse() if isinstance(module, Adapter) else None)
+
+
+def _replaced(model: nn.Module, by: Callable[[str, nn.Module, nn.Module], nn.Module | None]) -> nn.Module:
+    """The model, in place, with `by(name, module, parent)` for modules for which it is not None."""
+    for name, module in list(model.named_modules())[1:]:
+        parent, _, leaf = name.rpartition(".")
+        new = by(name, module, model.get_submodule(parent))
+        if new is not None:
+            setattr(model.get_submodule(parent), leaf, new)
     return model
 
 
@@ -296,7 +314,7 @@ def cubic_schedule(step: int, steps: int, final_density: float) -> float:
 def channel_scores(
     model: nn.Module, layer: nn.Module, criterion: str, x: Tensor | None = None, y: Tensor | None = None
 ) -> Float[Tensor, "channels"]:
-    """How much each output channel of a layer matters.
+    """How much each output channel of a layer matters; -1 for those that are pruned already.
 
     Args:
         criterion: "magnitude" of its weights; "taylor", |activation * gradient of the loss| over a batch; "lrp", the
@@ -304,9 +322,11 @@ def channel_scores(
         x: the batch; needed but for the magnitude.
         y: its labels.
     """
+    mask: Any = getattr(layer, "mask_out", None)
     if criterion == "magnitude":
-        weight = layer._adapted() if isinstance(layer, Adapter) else layer.weight
-        return weight.detach().flatten(1).norm(dim=1)  # type: ignore[union-attr,operator]
+        weight: Any = layer._adapted()[:, layer.mask_in] if isinstance(layer, Adapter) else layer.weight  # type: ignore[index]
+        scores = weight.detach().flatten(1).norm(dim=1)
+        return scores if mask is None else scores.masked_fill(~mask, -1.0)
     if criterion not in ("taylor", "lrp"):
         raise ValueError(f"criterion must be magnitude, taylor or lrp, got {criterion!r}")
     if x is None or y is None:
@@ -323,7 +343,6 @@ def channel_scores(
     relevance = (seen[0] * gradient).detach()
     relevance = relevance.flatten(2).sum(2) if relevance.ndim > 2 else relevance
     kept = relevance.abs().mean(0)
-    mask: Any = getattr(layer, "mask_out", None)
     if mask is None:
         return kept
     whole = kept.new_full((len(mask),), -1.0)
@@ -342,6 +361,11 @@ def prune_blocks(adapters: Sequence[Adapter], density: float, block: int) -> Non
     """Keep the blocks of the greatest magnitude, over all these adapters together."""
     weights = [adapter._adapted().detach() for adapter in adapters]
     scores = [block_scores(w.flatten(2).norm(dim=2) if w.ndim > 2 else w, block) for w in weights]
+    # what is gone stays gone, and does not count among the best
+    scores = [
+        score if adapter.mask_block is None else score.masked_fill(~adapter.mask_block, -1.0)
+        for score, adapter in zip(scores, adapters, strict=True)
+    ]
     mask = keep_best(torch.cat([score.flatten() for score in scores]), density)
     for adapter, score, part in zip(adapters, scores, mask.split([score.numel() for score in scores]), strict=True):
         adapter.prune_blocks(part.reshape(score.shape))

@@ -18,7 +18,7 @@ from shared_impl.experiments import Context
 from .container import continual
 from .cost import parameters, tally
 from .data import log_mel, read_wav, spoken_digits
-from .experiments import digit_network, full_network, train_classifier
+from .experiments import digit_network, full_network, train_digits
 
 __all__ = ["describe", "describe_own", "stream_digits"]
 
@@ -63,7 +63,7 @@ def describe_own(
         raise UserError(f"{file}:{name} must be a torch.nn.Module or make one, got {type(module).__name__}")
     try:
         stream: Any = continual(module, window=window).eval()
-        x = torch.randn(shape)
+        x = torch.randn(shape, dtype=next((p.dtype for p in stream.parameters()), None))
         with torch.no_grad():
             clip = stream(x)
         steps = stream.forward_steps(x, pad_end=True)
@@ -92,11 +92,8 @@ def stream_digits(
         raise ValueError(f"{file}: no samples")
     torch.manual_seed(seed)
     model = digit_network(network)
-    learning = 1e-3 if "encoder" in network else 3e-3
-    context = Context(console=console)
-    train_classifier(
-        model, spoken_digits("train", folder=recordings), steps=steps, context=context, seed=seed, rate=learning
-    )
+    train = spoken_digits("train", folder=recordings)
+    train_digits(model, network, train, steps=steps, context=Context(console=console), seed=seed)
     # the stream begins in quiet, as the clips do
     quiet = torch.full((40, 64), math.log(1e-6))
     heard = torch.cat([quiet, log_mel(samples, rate)], 1) / 8 + 1

@@ -1,4 +1,5 @@
-"""Co3D: X3D, Slow and I3D networks whose convolutions in time are continual (arXiv 2106.00050)."""
+"""Networks over video: X3D, Slow and I3D with continual convolutions (Co3D, arXiv 2106.00050), and CoOadTR, a continual
+Transformer encoder over features of frames, for online action detection (arXiv 2201.06268, section 4)."""
 
 from typing import Any
 
@@ -6,13 +7,14 @@ from torch import Tensor, nn
 
 from shared_impl.pretrained import Pretrained
 
+from .attention import RecyclingPositionalEncoding, TransformerEncoder
 from .container import BroadcastReduce, Residual, Sequential, continual
 from .conv import Conv3d
 from .module import Around
 from .pointwise import BatchNorm3d, Linear, Pointwise, SqueezeExcite
 from .pool import GlobalAvgPool, MaxPool3d
 
-__all__ = ["X3D_SIZES", "CoI3D", "CoSlow", "CoX3D", "Network", "SmallCo3D"]
+__all__ = ["X3D_SIZES", "CoI3D", "CoOadTR", "CoSlow", "CoX3D", "Network", "SmallCo3D"]
 
 X3D_SIZES = {"s": ((3, 5, 11, 7), 13, 160), "m": ((3, 5, 11, 7), 16, 224), "l": ((5, 10, 25, 15), 16, 312)}
 """size to (blocks of each stage, frames of a clip, side of a frame)"""
@@ -151,3 +153,30 @@ class SmallCo3D(Network, Pretrained):
             ),
             window=pool,
         )
+
+
+class CoOadTR(Network, Pretrained):
+    """Features of one frame in, scores of actions out, from a window of 64; `(batch, features, time)`.
+
+    As in the paper there is neither a class token nor the decoder of OadTR: the newest row is classified.
+
+    Args:
+        blocks: 1 (single-output attention) or 2 (retroactive, then single-output).
+        features: of a frame: 4096 from networks trained on Kinetics, 3072 on ActivityNet.
+    """
+
+    def __init__(
+        self, *, blocks: int = 2, features: int = 4096, classes: int = 22, d_model: int = 1024, n_heads: int = 8,
+        d_mlp: int = 1024, window: int = 64,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.net = Sequential(
+            Linear(features, d_model),
+            RecyclingPositionalEncoding(d_model, 2 * window - 1, window=window),
+            TransformerEncoder(d_model, n_heads, d_mlp, window, blocks=blocks),
+            Linear(d_model, classes),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One window; `(batch, classes, 1)`."""
+        return super().forward(x)
