@@ -43,7 +43,9 @@ def test_claim_2_the_product_is_the_same_split_either_way():
 
 def test_claim_3_with_all_items_as_anchors_scores_in_the_row_space_are_exact():
     matrix = of_rank(8, 40, 60)
-    made = ANNCUR.from_matrix(matrix[:20], scorer=MatrixScorer(matrix[20:]), k_anchor_items=60, rcond=1e-10)
+    made = ANNCUR.from_matrix(
+        matrix[:20], scorer=MatrixScorer(matrix[20:]), k_anchor_items=60, rcond=1e-10, centre=False
+    )
     made.index_.vectors = made.middle_ @ made.rows_
     estimated = matrix[20:] @ made.index_.vectors
     assert np.abs(estimated - matrix[20:]).max() <= 1e-10 * np.abs(matrix).max()
@@ -92,7 +94,7 @@ def test_claim_7_adding_items_is_a_refit_with_the_same_anchors():
     def scorer(queries, items):
         return matrix[np.asarray(queries), np.asarray(items)]
 
-    made = ANNCUR(scorer, k_anchor_items=20).fit(list(range(20)), list(range(80)))
+    made = ANNCUR(scorer, k_anchor_items=20, centre=False).fit(list(range(20)), list(range(80)))
     made.add(list(range(80, 100)))
     refit = CURDecomposition.fit(matrix[:20], np.arange(20), made.anchors_).item_vectors()
     np.testing.assert_allclose(made.index_.vectors, refit, rtol=1e-5, atol=1e-5)
@@ -102,7 +104,7 @@ def test_claim_8_scaling_the_scores_of_a_query_leaves_its_ranking():
     matrix = of_rank(10, 60, 200) + 0.1 * np.random.default_rng(1).standard_normal((60, 200))
     scale = np.exp(np.random.default_rng(2).standard_normal((20, 1)))
     plain, scaled = (
-        ANNCUR.from_matrix(matrix[:40], scorer=MatrixScorer(scores), budget=40).search(range(20), 10)
+        ANNCUR.from_matrix(matrix[:40], scorer=MatrixScorer(scores), budget=40, centre=False).search(range(20), 10)
         for scores in (matrix[40:], scale * matrix[40:])
     )
     np.testing.assert_array_equal(plain.ids, scaled.ids)
@@ -116,7 +118,9 @@ def generated():
 def estimate(matrix, anchors, rcond, seed=0):
     """(relative error of the estimates, recall of the best ten with 100 re-ranked)"""
     rows, tests = matrix[:200], matrix[200:]
-    made = ANNCUR.from_matrix(rows, scorer=MatrixScorer(tests), k_anchor_items=anchors, rcond=rcond, seed=seed)
+    made = ANNCUR.from_matrix(
+        rows, scorer=MatrixScorer(tests), k_anchor_items=anchors, rcond=rcond, centre=False, seed=seed
+    )
     estimates = tests[:, made.anchors_] @ made.middle_ @ rows
     error = np.linalg.norm(estimates - tests) / np.linalg.norm(tests)
     found = made.search(range(len(tests)), 10, budget=anchors + 100).ids
@@ -130,6 +134,19 @@ def test_claim_9_no_peak_where_anchor_items_and_queries_are_equally_many(generat
     assert ours[200] <= 1.1 * max(ours[150], ours[300])
     assert numpys[200] > 3 * numpys[150]
     assert numpys[200] > 3 * numpys[300]
+
+
+def test_claim_9b_under_large_noise_the_default_has_a_peak_too_and_ridge_has_none():
+    matrix = low_rank_matrix(**{**GENERATED, "noise": 0.5})
+    rows, tests = matrix[:200], matrix[200:]
+    errors = {}
+    for method in ("pinv", "ridge"):
+        for k in (100, 150, 200, 300):
+            made = ANNCUR.from_matrix(rows, k_anchor_items=k, centre=False, method=method)
+            missed = tests[:, made.anchors_] @ made.middle_ @ rows - tests
+            errors[method, k] = np.linalg.norm(missed) / np.linalg.norm(tests)
+    assert errors["pinv", 200] > 1.2 * max(errors["pinv", 100], errors["pinv", 300])
+    assert errors["ridge", 100] > errors["ridge", 150] > errors["ridge", 200] > errors["ridge", 300]
 
 
 def test_claim_10_more_anchors_find_more(generated):

@@ -83,10 +83,10 @@ def test_half_precision_finds_nearly_the_same(matrix):
 
 def test_vectors_too_large_for_half_precision_are_kept_in_single():
     rows = np.full((4, 6), 1e-6)
-    anchor = int(ANNCUR.from_matrix(rows, k_anchor_items=1).anchors_[0])
+    anchor = int(ANNCUR.from_matrix(rows, k_anchor_items=1, centre=False).anchors_[0])
     rows[:, anchor - 1] = 1.0
     with pytest.warns(UserWarning, match="half precision"):
-        fitted = ANNCUR.from_matrix(rows, k_anchor_items=1, dtype="float16")
+        fitted = ANNCUR.from_matrix(rows, k_anchor_items=1, dtype="float16", centre=False)
     assert fitted.index_.vectors.dtype == np.float32
 
 
@@ -262,3 +262,88 @@ def test_one_text_is_no_list_of_queries():
 def test_scores_in_half_precision_are_read():
     made = ANNCUR(lambda q, i: torch.arange(len(q)).bfloat16(), budget=10).fit(list(range(5)), list(range(30)))
     assert made.search([0], 3).scores.dtype == np.float64
+
+
+def crowd(shift=0.0, scale=1.0, **more):
+    matrix = low_rank_matrix(queries=120, items=600, rank=10, noise=0.05)
+    matrix = scale * (matrix + shift)
+    made = ANNCUR.from_matrix(matrix[:80], scorer=MatrixScorer(matrix[80:]), budget=60, **more)
+    return recall_at_k(exact_top_k(matrix[80:], 10), made.search(range(40), 10).ids), made, matrix
+
+
+@pytest.mark.parametrize("method", ["pinv", "ridge"])
+def test_a_constant_added_to_all_scores_costs_nothing(method):
+    plain = crowd(method=method)[0]
+    assert plain > 0.9
+    assert crowd(shift=-1000.0, method=method)[0] == pytest.approx(plain, abs=0.02)
+    # equation 3 as it stands: the constant hides what differs between items below the cut-off
+    assert crowd(shift=-1000.0, centre=False)[0] < 0.5
+    for rounds in (1, 3):
+        _, made, matrix = crowd(shift=50.0, method=method)
+        found = made.search(range(40), 10, rounds=rounds).ids
+        assert recall_at_k(exact_top_k(matrix[80:], 10), found) > 0.9
+    estimates = made.approximate_scores(range(40))
+    assert np.abs(estimates - matrix[80:]).mean() < 0.5 * matrix[80:].std()
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1e38])
+def test_scores_of_any_size_are_searched(scale):
+    assert crowd(scale=scale)[0] == pytest.approx(crowd()[0], abs=0.02)
+    assert crowd(scale=scale, method="ridge")[0] == pytest.approx(crowd(method="ridge")[0], abs=0.02)
+
+
+def test_the_block_of_anchors_is_described_and_the_callers_matrix_left_alone():
+    _, made, matrix = crowd()
+    block = matrix[:80][:, made.anchors_] - matrix[:80].mean()
+    values = np.linalg.svd(block, compute_uv=False)
+    assert made.condition_ == pytest.approx(values[0] / values[-1])
+    assert made.rank_ == int((values > 1e-2 * values[0]).sum())
+    rows = matrix[:80].copy()
+    made = ANNCUR.from_matrix(rows, scorer=MatrixScorer(matrix[80:]), budget=60)
+    rows[:] = 0
+    assert np.array_equal(made.rows_, matrix[:80])
+    assert ANNCUR.from_matrix(matrix[:80], budget=60, dtype="float16").rows_.dtype == np.float32
+
+
+def test_added_items_get_the_vectors_of_a_refit_without_the_others_being_made_again(monkeypatch):
+    matrix = low_rank_matrix(queries=60, items=100, rank=5, noise=0.1)
+
+    def scorer(queries, items):
+        return matrix[np.asarray(queries), np.asarray(items)]
+
+    made = ANNCUR(scorer, budget=40).fit(list(range(40)), list(range(90)))
+    monkeypatch.setattr(ANNCUR, "_index", lambda self: pytest.fail("made again"))
+    before = made.index_.vectors.copy()
+    made.add(list(range(90, 100)))
+    assert np.array_equal(made.index_.vectors[:, :90], before)
+    expected = made.middle_ @ (matrix[:40, 90:] - made.offset_)
+    np.testing.assert_allclose(made.index_.vectors[:, 90:], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tuples_and_numpys_numbers_come_back_from_a_file(tmp_path):
+    items = [("a", 1), ("b", 2), ("c", 3)]
+    made = ANNCUR.from_matrix(np.eye(2, 3), items=items, anchor_queries=[np.int64(4), (5, "x")], k_anchor_items=1)
+    made.save(tmp_path / "i.npz")
+    again = ANNCUR.load(tmp_path / "i.npz")
+    assert again.items_ == items
+    assert again.queries_ == [4, (5, "x")]
+    assert again.offset_ == made.offset_
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"anchors": np.array([7])},
+        {"anchors": np.array([-1])},
+        {"rows": np.full((2, 3), np.nan)},
+        {"removed": np.zeros(3)},
+    ],
+)
+def test_a_file_with_foreign_parts_is_refused(broken, tmp_path):
+    made = ANNCUR.from_matrix(np.eye(2, 3), k_anchor_items=1)
+    made.save(tmp_path / "i.npz")
+    with np.load(tmp_path / "i.npz") as file:
+        parts = {name: file[name] for name in file.files}
+    np.savez(tmp_path / "i.npz", **{**parts, **broken})
+    with pytest.raises(ValueError, match="not an index"):
+        ANNCUR.load(tmp_path / "i.npz")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from anncur_impl.cur import DEFAULT_RCOND, truncated_pinv
+from anncur_impl.cur import DEFAULT_RCOND, checked_index, truncated_pinv
 from anncur_impl.item_index import top_k
 from anncur_impl.scorer import CountedScorer, Scorer
 from anncur_impl.search import SearchResult, rank_candidates
@@ -104,6 +104,7 @@ class _Anchored(_Searcher):
     """Methods that describe items by their scores with anchor items: they need the scorer on pairs of items.
 
     Args:
+        anchors: numbers of items, each once; None: drawn with `seed`.
         item_scores: what `score_items` would ask the scorer for, if it is at hand.
     """
 
@@ -113,7 +114,7 @@ class _Anchored(_Searcher):
         items: Sequence[Any],
         *,
         k_anchor_items: int,
-        anchors: Int[ndarray, "anchors"] | None = None,
+        anchors: Any = None,
         item_scores: Float[ndarray, "anchors items"] | None = None,
         seed: int = 0,
         batch_size: int = 1024,
@@ -125,7 +126,9 @@ class _Anchored(_Searcher):
             )
         if anchors is None:
             anchors = np.sort(np.random.default_rng(seed).choice(len(items), k_anchor_items, replace=False))
-        self.anchors = anchors
+        self.anchors = checked_index("anchors", anchors, len(items))
+        if len(self.anchors) != k_anchor_items:
+            raise ValueError(f"anchors must be {k_anchor_items}, got {len(self.anchors)}")
         if item_scores is None:
             item_scores = self.score_items([items[i] for i in self.anchors])
         if item_scores.shape != (k_anchor_items, len(items)):

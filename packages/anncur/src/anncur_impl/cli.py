@@ -86,8 +86,13 @@ class Index(Options):
             made = ANNCUR(scorer, budget=self.budget, split=self.split, seed=self.seed).fit(queries, items)
         path = self.out_dir(SLUG) / "index.npz"
         made.save(path)
-        self.console().print(f"{made.indexing_calls_:,} calls; index: {path}", highlight=False)
-        return {"calls": made.indexing_calls_, "anchors": len(made.anchors_), "index": str(path)}
+        console = self.console()
+        console.print(f"{made.indexing_calls_:,} calls; index: {path}", highlight=False)
+        console.print(f"{len(made.anchors_)} anchors, rank {made.rank_}, condition number {made.condition_:.3g}")
+        return {
+            "calls": made.indexing_calls_, "anchors": len(made.anchors_), "rank": made.rank_,
+            "condition": made.condition_ if made.condition_ < float("inf") else None, "index": str(path),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,22 @@
 """CUR decomposition: a matrix from some of its rows and columns (section 2.2, equations 1 to 3)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-__all__ = ["CURDecomposition", "apply_pinv", "choose_ridge", "energy", "ridge_inverse", "truncated_pinv"]
+__all__ = [
+    "CURDecomposition",
+    "apply_pinv",
+    "checked_index",
+    "choose_ridge",
+    "energy",
+    "kept_rank",
+    "ridge_inverse",
+    "truncated_pinv",
+]
 
 DEFAULT_RCOND = 1e-2
 """Relative cut-off of singular values: far above rounding, so that a square block of anchors does no harm."""
@@ -18,8 +27,10 @@ def truncated_pinv(
 ) -> Float[ndarray, "columns rows"]:
     """Pseudo-inverse without the singular values below `rcond` times the largest, in double precision.
 
-    With `rcond=None` the cut-off is NumPy's, max(rows, columns) times the rounding error, as in the authors' code: the
-    error then peaks where rows and columns are equally many.
+    With the default a matrix of rank r is recovered only up to what lies below the cut-off: exactness asks for
+    `rcond=None` or one near rounding. With `rcond=None` the cut-off is NumPy's, max(rows, columns) times the rounding
+    error, as in the authors' code: the error then peaks where rows and columns are equally many. The default has such a
+    peak too where noise is large (half the spread of the scores); `ridge_inverse` has none.
 
     Raises:
         ValueError: if the matrix is empty or has values that are not finite, or rcond is outside [0, 1).
@@ -50,7 +61,8 @@ def apply_pinv(
         kept = (values > cut * largest) & (values > 0)
         inverse = np.where(kept, 1 / np.where(kept, values, 1), 0)
     else:
-        inverse = values / np.where(largest > 0, values**2 + penalty * largest**2, 1)
+        shares = values / np.where(largest > 0, largest, 1)
+        inverse = np.where(largest > 0, shares / (shares**2 + penalty) / np.where(largest > 0, largest, 1), 0)
     weights = np.einsum("bc,bvc->bv", scores, right) * inverse
     return np.einsum("bv,brv->br", weights, left)
 
@@ -67,7 +79,8 @@ def ridge_inverse(matrix: Float[ndarray, "rows columns"], penalty: float) -> Flo
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
     if values[0] == 0:
         return np.zeros(matrix.shape[::-1])
-    return (right.T * (values / (values**2 + penalty * values[0] ** 2))) @ left.T
+    shares = values / values[0]  # squares of the values themselves could leave the range of numbers
+    return (right.T * (shares / (shares**2 + penalty) / values[0])) @ left.T
 
 
 def choose_ridge(
@@ -107,8 +120,8 @@ class CURDecomposition:
     def fit(
         cls,
         matrix: Float[ndarray, "m n"],
-        row_index: Int[ndarray, "anchor_rows"],
-        column_index: Int[ndarray, "anchor_columns"],
+        row_index: Any,
+        column_index: Any,
         *,
         method: Literal["pinv", "ridge", "oracle"] = "pinv",
         rcond: float | None = DEFAULT_RCOND,
@@ -117,6 +130,8 @@ class CURDecomposition:
         """Decompose a matrix that is at hand; `pinv` and `ridge` look at the chosen rows and columns only.
 
         Args:
+            row_index: whole numbers, each once, (anchor_rows,).
+            column_index: likewise, (anchor_columns,).
             method: `pinv`: U is the pseudo-inverse of the block where rows and columns meet; `ridge`: its ridge
                 inverse; `oracle`: U = C⁺ M R⁺, the best there is, which needs the whole matrix.
 
@@ -124,12 +139,8 @@ class CURDecomposition:
             ValueError: if an index is out of range or empty, or the matrix is not finite.
         """
         matrix = _finite("matrix", matrix)
-        for name, index, size in (
-            ("row_index", row_index, matrix.shape[0]),
-            ("column_index", column_index, matrix.shape[1]),
-        ):
-            if not len(index) or index.min() < 0 or index.max() >= size:
-                raise ValueError(f"{name} must hold numbers from 0 to {size - 1}, at least one")
+        row_index = checked_index("row_index", row_index, matrix.shape[0])
+        column_index = checked_index("column_index", column_index, matrix.shape[1])
         columns, rows = matrix[:, column_index], matrix[row_index]
         block = rows[:, column_index]
         if method == "oracle":
@@ -155,19 +166,43 @@ class CURDecomposition:
         return self.columns @ self.item_vectors()
 
     def relative_error(self, matrix: Float[ndarray, "m n"]) -> float:
-        """Frobenius norm of what is missed over that of the matrix."""
-        return float(np.linalg.norm(self.reconstruct() - matrix) / np.linalg.norm(matrix))
+        """Frobenius norm of what is missed over that of the matrix; of a matrix of zeros nothing is missed, or all."""
+        missed, whole = np.linalg.norm(self.reconstruct() - matrix), np.linalg.norm(matrix)
+        return float(missed / whole) if whole else float("inf") if missed else 0.0
 
 
 def energy(matrix: Float[ndarray, "m n"], ranks: Int[ndarray, "k"]) -> Float[ndarray, "k"]:
-    """Share of the squared Frobenius norm in the first singular values, for each number of them.
+    """Share of the squared Frobenius norm in the first singular values, for each number of them (0: nothing).
 
     Raises:
-        ValueError: if the matrix is empty or not finite.
+        ValueError: if the matrix is empty or not finite, or a number is negative.
     """
+    ranks = np.asarray(ranks)
+    if (ranks < 0).any():
+        raise ValueError(f"ranks must not be negative, got {ranks.min()}")
     squares = np.square(np.linalg.svd(_finite("matrix", matrix), compute_uv=False))
-    total = np.cumsum(squares) / max(squares.sum(), np.finfo(np.float64).tiny)
-    return total[np.clip(ranks, 1, len(total)) - 1]
+    total = np.concatenate([[0.0], np.cumsum(squares) / max(squares.sum(), np.finfo(np.float64).tiny)])
+    return total[np.minimum(ranks, len(squares))]
+
+
+def checked_index(name: str, index: Any, size: int) -> Int[ndarray, "chosen"]:
+    """Numbers from 0 to size - 1, each once.
+
+    Raises:
+        ValueError: others, or none.
+    """
+    index = np.asarray(index)
+    if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index) or index.min() < 0 or index.max() >= size:
+        raise ValueError(f"{name} must hold whole numbers from 0 to {size - 1}, at least one")
+    if len(np.unique(index)) < len(index):
+        raise ValueError(f"{name} must hold each number once")
+    return index
+
+
+def kept_rank(values: Float[ndarray, "k"], rcond: float | None, shape: tuple[int, int]) -> int:
+    """How many singular values `truncated_pinv` keeps."""
+    cut = np.finfo(np.float64).eps * max(shape) if rcond is None else rcond
+    return int((values > cut * values[0]).sum()) if values[0] > 0 else 0
 
 
 def _finite(name: str, matrix: ndarray) -> ndarray:

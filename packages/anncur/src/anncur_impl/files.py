@@ -17,14 +17,15 @@ __all__ = ["SCORER", "read_answers", "read_texts", "scorer_by_name"]
 SCORER = "a folder that `train` saved, hf:NAME for a sentence-transformers CrossEncoder, or MODULE:FUNCTION of your own"
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Lines that are not blank, with their numbers; only a line feed ends one."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: {error.reason}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder, not a file") from error
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [(i, line.rstrip("\r")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} holds no lines")
     return lines
@@ -37,20 +38,24 @@ def read_texts(path: Path) -> list[str]:
         UserError: a file that is none, is empty, or has other lines.
     """
     lines = _lines(path)
-    if not lines[0].lstrip().startswith("{"):
-        return lines
+    if not lines[0][1].lstrip().startswith("{"):
+        return [line for _, line in lines]
     texts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
-            texts.append(str(json.loads(line)["text"]))
+            found = json.loads(line)["text"]
+            if not isinstance(found, str | int | float):
+                raise TypeError("no text")
+            texts.append(str(found))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: expected JSON with a field text, got {line[:60]!r}") from error
     return texts
 
 
-def _answered(lines: Sequence[str], path: Path) -> tuple[list[str], list[str], list[list[int]]]:
-    rows = [line.split("\t") for line in lines]
-    if bad := next((i for i, row in enumerate(rows, 1) if len(row) != 3 or row[0] not in ("0", "1")), None):
+def _answered(lines: Sequence[tuple[int, str]], path: Path) -> tuple[list[str], list[str], list[list[int]]]:
+    rows = [line.split("\t") for _, line in lines]
+    wrong = (i for (i, _), row in zip(lines, rows, strict=True) if len(row) != 3 or row[0] not in ("0", "1"))
+    if bad := next(wrong, None):
         raise UserError(f"{path}, line {bad}: expected label (0 or 1), question and text apart by tabs")
     questions, texts = list(dict.fromkeys(row[1] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
     place, number = {t: i for i, t in enumerate(texts)}, {q: i for i, q in enumerate(questions)}

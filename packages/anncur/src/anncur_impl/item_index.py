@@ -49,9 +49,17 @@ class FlatIndex:
         self, queries: Float[ndarray, "queries width"], k: int, excluded: Int[ndarray, "out"]
     ) -> Int[ndarray, "queries k"]:
         """Places of the k best items of each query, without those that are excluded."""
-        scores = self.scores(queries)
-        scores[:, excluded] = -np.inf
-        return top_k(scores, k)
+        step = max(1, 4 * CHUNK_BYTES // (4 * self.vectors.shape[1]))
+        found = []
+        for start in range(0, len(queries), step):
+            scores = self.scores(queries[start : start + step])
+            scores[:, excluded] = -np.inf
+            found.append(top_k(scores, k))
+        return np.concatenate(found) if found else np.empty((0, k), dtype=np.int64)
+
+    def add(self, vectors: Float[ndarray, "width more"]) -> None:
+        """More items, behind the others."""
+        self.vectors = np.concatenate([self.vectors, vectors.astype(self.vectors.dtype)], axis=1)
 
 
 class HNSWIndex:
@@ -77,11 +85,21 @@ class HNSWIndex:
         n = self.vectors.shape[1]
         asked = min(n, k + len(excluded))
         self.graph.set_ef(max(self.search_width, asked))
-        found, _ = self.graph.knn_query(queries.astype(np.float32), k=asked, num_threads=1)
+        try:
+            found, _ = self.graph.knn_query(queries.astype(np.float32), k=asked, num_threads=1)
+        except RuntimeError:
+            # the graph does not reach so many items: all of them, then
+            return FlatIndex(self.vectors).search(queries, k, excluded)
         out = np.isin(found, excluded)
         # those that stay, in their order, in front
         order = np.argsort(out, axis=1, kind="stable")
         return np.take_along_axis(found.astype(np.int64), order, axis=1)[:, :k]
+
+    def add(self, vectors: Float[ndarray, "width more"]) -> None:
+        """More items, behind the others."""
+        self.vectors = np.concatenate([self.vectors, vectors.astype(self.vectors.dtype)], axis=1)
+        self.graph.resize_index(self.vectors.shape[1])
+        self.graph.add_items(vectors.T.astype(np.float32), num_threads=1)
 
 
 def make_index(kind: Literal["flat", "hnsw"], vectors: Float[ndarray, "width n"]) -> FlatIndex | HNSWIndex:

@@ -11,6 +11,8 @@ def exact_top_k(scores: Float[ndarray, "queries items"], k: int) -> Int[ndarray,
     """The exact answer: the k best items, equal ones by the lower id."""
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k must be from 1 to the number of items, {scores.shape[1]}, got {k}")
+    if np.isnan(scores).any():
+        raise ValueError("scores must not hold NaN")
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 

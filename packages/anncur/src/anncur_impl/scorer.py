@@ -2,6 +2,7 @@
 if asked for, kept on disk."""
 
 import hashlib
+import inspect
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -39,10 +40,7 @@ class CountedScorer:
         scores = np.empty(len(queries))
         for start in range(0, len(queries), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            answer = self.scorer(queries[batch], items[batch])
-            answer = np.asarray(
-                answer.detach().cpu().double() if hasattr(answer, "detach") else answer, dtype=np.float64
-            )
+            answer = _numbers(self.scorer(queries[batch], items[batch]))
             expected = len(queries[batch])
             if answer.shape != (expected,):
                 raise ValueError(
@@ -94,19 +92,18 @@ class CachedScorer:
             for part in _parts(list(dict.fromkeys(keys)), 500):
                 marks = ",".join("?" * len(part))
                 known.update(file.execute(f"SELECT pair, score FROM scores WHERE pair IN ({marks})", part).fetchall())
-            missing = list({key: i for i, key in enumerate(keys) if key not in known}.items())
-            if missing:
-                answer = self.scorer([queries[i] for _, i in missing], [items[i] for _, i in missing])
-                answer = np.asarray(
-                    answer.detach().cpu().double() if hasattr(answer, "detach") else answer, dtype=np.float64
-                )
-                self.asked += len(missing)
-                if answer.shape != (len(missing),):
-                    raise ValueError(f"the scorer must return {len(missing)} scores, got shape {answer.shape}")
-                fresh = {key: float(score) for (key, _), score in zip(missing, answer, strict=True)}
-                good = [(key, score) for key, score in fresh.items() if np.isfinite(score)]
+        missing = list({key: i for i, key in enumerate(keys) if key not in known}.items())
+        if missing:
+            # outside of the file: an error of the scorer's own database is not one of this file
+            answer = _numbers(self.scorer([queries[i] for _, i in missing], [items[i] for _, i in missing]))
+            self.asked += len(missing)
+            if answer.shape != (len(missing),):
+                raise ValueError(f"the scorer must return {len(missing)} scores, got shape {answer.shape}")
+            fresh = {key: float(score) for (key, _), score in zip(missing, answer, strict=True)}
+            good = [(key, score) for key, score in fresh.items() if np.isfinite(score)]
+            with self._open() as file:
                 file.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", good)
-                known |= fresh
+            known |= fresh
         return np.array([known[key] for key in keys])
 
     def _key(self, query: Any, item: Any) -> bytes:
@@ -134,11 +131,23 @@ class MatrixScorer:
 
 
 def cross_encoder(model: Any, *, batch_size: int = 64) -> Scorer:
-    """A `sentence_transformers.CrossEncoder` as a scorer (extra `sentence-transformers`)."""
+    """A `sentence_transformers.CrossEncoder` as a scorer (extra `sentence-transformers`).
+
+    Scores are the logits: the sigmoid that `predict` puts on models of one label squeezes the best scores together.
+    """
+    names = inspect.signature(model.predict).parameters
+    plain = next((name for name in ("activation_fn", "activation_fct") if name in names), None)
 
     def score(queries: Sequence[str], items: Sequence[str], /) -> Any:
+        more: dict[str, Any] = {}
+        if plain is not None:
+            import torch
+
+            more = {plain: torch.nn.Identity()}
         pairs = list(zip(queries, items, strict=True))
-        return np.asarray(model.predict(pairs, batch_size=batch_size, show_progress_bar=False)).reshape(len(pairs))
+        return np.asarray(model.predict(pairs, batch_size=batch_size, show_progress_bar=False, **more)).reshape(
+            len(pairs)
+        )
 
     return score
 
@@ -163,6 +172,10 @@ def hugging_face(model: Any, tokenizer: Any, *, max_length: int = 256, column: i
             return model(**texts.to(next(model.parameters()).device)).logits[:, column].float()
 
     return score
+
+
+def _numbers(answer: Any) -> Float[ndarray, "*any"]:
+    return np.asarray(answer.detach().cpu().double() if hasattr(answer, "detach") else answer, dtype=np.float64)
 
 
 def _parts(values: list[bytes], size: int) -> Iterator[list[bytes]]:

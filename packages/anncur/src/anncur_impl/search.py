@@ -13,7 +13,15 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from anncur_impl.cur import DEFAULT_RCOND, apply_pinv, choose_ridge, ridge_inverse, truncated_pinv
+from anncur_impl.cur import (
+    DEFAULT_RCOND,
+    apply_pinv,
+    checked_index,
+    choose_ridge,
+    kept_rank,
+    ridge_inverse,
+    truncated_pinv,
+)
 from anncur_impl.item_index import FlatIndex, HNSWIndex, make_index, top_k
 from anncur_impl.metrics import recall_at_k
 from anncur_impl.scorer import CountedScorer, MatrixScorer, Scorer
@@ -52,9 +60,14 @@ class ANNCUR:
         split: `half` of the budget for anchors, or `auto`: what finds most on anchor queries that are kept back.
         method: `pinv` with the cut-off `rcond` (None: NumPy's, as in the authors' code), or `ridge` with a penalty that
             is chosen on anchor queries that are kept back.
+        centre: factorise the scores minus their mean; a constant that a scorer adds to all its scores then changes
+            nothing. False: equation 3 as the paper has it; the constant is then the largest singular value, and the
+            cut-off leaves out what differs between items.
         index: `flat` or `hnsw` (extra).
-        dtype: of the item vectors; half precision halves the memory.
+        dtype: of the item vectors, and of the anchor queries' scores that are kept (half precision: these in single).
         seed: of the draw of anchor items.
+
+    After `fit`: `anchors_`, `rank_` (singular values kept) and `condition_` of the block of anchors, `offset_`.
     """
 
     def __init__(
@@ -66,6 +79,7 @@ class ANNCUR:
         split: Literal["half", "auto"] = "half",
         method: Literal["pinv", "ridge"] = "pinv",
         rcond: float | None = DEFAULT_RCOND,
+        centre: bool = True,
         index: Literal["flat", "hnsw"] = "flat",
         dtype: Literal["float32", "float16"] = "float32",
         batch_size: int = 1024,
@@ -88,7 +102,7 @@ class ANNCUR:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.scorer = scorer
         self.budget, self.k_anchor_items, self.split = budget, k_anchor_items, split
-        self.method, self.rcond, self.index, self.dtype = method, rcond, index, dtype
+        self.method, self.rcond, self.centre, self.index, self.dtype = method, rcond, centre, index, dtype
         self.batch_size, self.seed = batch_size, seed
         self.items_: list[Any] | None = None
 
@@ -129,7 +143,7 @@ class ANNCUR:
         **options: Any,
     ) -> "ANNCUR":
         """From the scores of anchor queries that are at hand; items are numbers unless they are given."""
-        rows = np.asarray(rows, dtype=np.float64)
+        rows = np.array(rows, dtype=np.float64)
         if rows.ndim != 2 or 0 in rows.shape or not np.isfinite(rows).all():
             raise ValueError(f"rows must be a finite matrix (queries, items), got shape {rows.shape}")
         made = cls(scorer, **options)
@@ -149,19 +163,39 @@ class ANNCUR:
             width = max(1, min(self.budget, n) // 2)
         if width > n:
             raise ValueError(f"k_anchor_items must be at most the number of items, {n}, got {width}")
-        self.items_, self.queries_, self.rows_ = items, queries, rows
+        self.items_, self.queries_ = items, queries
+        # double precision beside vectors of half would be eight times their size
+        self.rows_ = rows.astype(np.float32) if self.dtype == "float16" and np.abs(rows).max() < 1e30 else rows
         self.anchors_ = np.sort(np.random.default_rng(self.seed).choice(n, width, replace=False))
         self.removed_ = np.zeros(n, dtype=bool)
+        self._centre(float(rows.mean()) if self.centre else 0.0)
+        block = self._centred(self.rows_[:, self.anchors_])
         if self.method == "ridge":
-            self.penalty_ = choose_ridge(rows, self.anchors_, seed=self.seed) if len(rows) > 1 else 1e-4
-            self.middle_ = ridge_inverse(rows[:, self.anchors_], self.penalty_)
+            self.middle_ = ridge_inverse(block, self.penalty_)
         else:
-            self.middle_ = truncated_pinv(rows[:, self.anchors_], self.rcond)
+            self.middle_ = truncated_pinv(block, self.rcond)
         self._index()
         return self
 
+    def _centre(self, offset: float) -> None:
+        """Set what follows from the rows, the anchors and the mean alone."""
+        self.offset_ = offset
+        centred = self._centred(self.rows_)
+        self.scale_ = float(np.abs(centred).max()) or 1.0
+        values = np.linalg.svd(centred[:, self.anchors_], compute_uv=False)
+        self.rank_ = kept_rank(values, self.rcond, (len(self.rows_), len(self.anchors_)))
+        self.condition_ = float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
+        if self.method == "ridge":
+            self.penalty_ = choose_ridge(centred, self.anchors_, seed=self.seed) if len(centred) > 1 else 1e-4
+
+    def _centred(self, scores: ndarray) -> ndarray:
+        return scores.astype(np.float64) - self.offset_
+
+    def _vectors(self, rows: ndarray) -> ndarray:
+        return (self.middle_ @ self._centred(rows)).astype(np.float32)
+
     def _index(self) -> None:
-        vectors = (self.middle_ @ self.rows_).astype(np.float32)
+        vectors = self._vectors(self.rows_)
         if self.dtype == "float16":
             with np.errstate(over="ignore"):
                 half = vectors.astype(np.float16)
@@ -186,7 +220,7 @@ class ANNCUR:
         for width in dict.fromkeys(max(1, min(n, round(share * self.budget), self.budget - 1)) for share in SHARES):
             made = ANNCUR.from_matrix(
                 train, scorer=MatrixScorer(test), budget=self.budget, k_anchor_items=width, method=self.method,
-                rcond=self.rcond, seed=self.seed,
+                rcond=self.rcond, centre=self.centre, seed=self.seed,
             )  # fmt: skip
             result = made.search(range(len(test)), k=depth, budget=min(self.budget, n))
             found[width] = recall_at_k(truth, result.ids)
@@ -253,21 +287,23 @@ class ANNCUR:
         counted = CountedScorer(self.scorer, batch_size=self.batch_size)
         index = np.broadcast_to(self.anchors_, (len(queries), len(self.anchors_)))
         exact = counted.chosen(list(queries), items, index)
-        return exact @ self.index_.vectors.astype(np.float64)
+        return self._centred(exact) @ self.index_.vectors.astype(np.float64) + self.offset_
 
     def _promising(self, exact: ndarray, k: int) -> ndarray:
         out = np.union1d(self.anchors_, np.flatnonzero(self.removed_))
-        return self.index_.search(exact, min(k, len(self.removed_) - len(out)), out)
+        # vectors have no unit; scores may be of any size that double precision holds
+        return self.index_.search(self._centred(exact) / self.scale_, min(k, len(self.removed_) - len(out)), out)
 
     def _promising_again(self, index: ndarray, exact: ndarray, k: int) -> ndarray:
         """The best estimates of what is not scored yet, each query with its own anchors."""
         chosen = []
-        step = max(1, BLOCK_VALUES // (len(self.rows_) * index.shape[1]))
+        rows, exact = self._centred(self.rows_), self._centred(exact)
+        step = max(1, BLOCK_VALUES // (len(rows) * index.shape[1]))
         for start in range(0, len(index), step):
             own = index[start : start + step]
-            blocks = self.rows_[:, own].transpose(1, 0, 2)
+            blocks = rows[:, own].transpose(1, 0, 2)
             penalty = self.penalty_ if self.method == "ridge" else None
-            estimate = apply_pinv(exact[start : start + step], blocks, self.rcond, penalty) @ self.rows_
+            estimate = apply_pinv(exact[start : start + step], blocks, self.rcond, penalty) @ rows
             np.put_along_axis(estimate, own, -np.inf, axis=1)
             estimate[:, self.removed_] = -np.inf
             chosen.append(top_k(estimate, k))
@@ -290,10 +326,14 @@ class ANNCUR:
         columns = counted.matrix(self.queries_, items)
         self.indexing_calls_ += counted.calls
         first = len(known)
-        self.rows_ = np.concatenate([self.rows_, columns], axis=1)
+        self.rows_ = np.concatenate([self.rows_, columns.astype(self.rows_.dtype)], axis=1)
         self.items_ = [*known, *items]
         self.removed_ = np.concatenate([self.removed_, np.zeros(len(items), dtype=bool)])
-        self._index()
+        vectors = self._vectors(columns)
+        if self.index_.vectors.dtype == np.float16 and np.abs(vectors).max() > np.finfo(np.float16).max:
+            self._index()
+        else:
+            self.index_.add(vectors)
         return np.arange(first, first + len(items))
 
     def remove(self, ids: Sequence[SupportsIndex]) -> None:
@@ -319,10 +359,12 @@ class ANNCUR:
         items = self._fitted()
         options = {
             "budget": self.budget, "split": self.split, "method": self.method, "rcond": self.rcond,
-            "index": self.index, "dtype": self.dtype, "batch_size": self.batch_size, "seed": self.seed,
+            "centre": self.centre, "index": self.index, "dtype": self.dtype, "batch_size": self.batch_size,
+            "seed": self.seed,
         }  # fmt: skip
         try:
-            text = json.dumps({"options": options, "items": items, "queries": self.queries_})
+            queries = None if self.queries_ is None else [_packed(query) for query in self.queries_]
+            text = json.dumps({"options": options, "items": [_packed(item) for item in items], "queries": queries})
         except TypeError as error:
             raise ValueError(f"items and queries must be text or numbers to be saved: {error}") from error
         path = Path(path)
@@ -330,7 +372,7 @@ class ANNCUR:
         with temporary.open("wb") as file:
             np.savez(
                 file, text=np.frombuffer(text.encode(), dtype=np.uint8), rows=self.rows_, middle=self.middle_,
-                anchors=self.anchors_, removed=self.removed_,
+                anchors=self.anchors_, removed=self.removed_, offset=np.array(self.offset_),
             )  # fmt: skip
         temporary.replace(path)
 
@@ -347,19 +389,25 @@ class ANNCUR:
                 kept = json.loads(file["text"].tobytes().decode())
                 rows, middle = file["rows"], file["middle"]
                 anchors, removed = file["anchors"], file["removed"]
-            made = cls(scorer, k_anchor_items=len(anchors), **kept["options"])
-            made.items_, made.queries_ = kept["items"], kept["queries"]
+                offset = float(file["offset"]) if "offset" in file else 0.0
+            made = cls(scorer, k_anchor_items=len(anchors), **{"centre": False, **kept["options"]})
+            made.items_ = [_unpacked(item) for item in kept["items"]]
+            made.queries_ = None if kept["queries"] is None else [_unpacked(query) for query in kept["queries"]]
             n = len(kept["items"])
             if rows.shape[1] != n or removed.shape != (n,) or middle.shape != (len(anchors), len(rows)):
                 raise ValueError("its parts do not fit together")
+            if made.queries_ is not None and len(made.queries_) != len(rows):
+                raise ValueError("its parts do not fit together")
+            checked_index("anchors", anchors, n)
+            if removed.dtype != bool or not all(np.isfinite(part).all() for part in (rows, middle, offset)):
+                raise ValueError("it holds numbers that are none")
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is not an index of anncur: {error}") from error
         made.rows_, made.middle_, made.anchors_, made.removed_ = rows, middle, anchors, removed
         made.indexing_calls_ = 0
-        if made.method == "ridge":
-            made.penalty_ = choose_ridge(rows, anchors, seed=made.seed) if len(rows) > 1 else 1e-4
+        made._centre(offset)
         made._index()
         return made
 
@@ -367,6 +415,30 @@ class ANNCUR:
         if self.items_ is None:
             raise ValueError("the index is not fitted yet: call fit first")
         return self.items_
+
+
+TUPLE = "a tuple of"
+
+
+def _packed(value: Any) -> Any:
+    """What JSON can keep, and `_unpacked` makes the same of: tuples stay tuples, NumPy's numbers become Python's."""
+    if isinstance(value, tuple):
+        return {TUPLE: [_packed(part) for part in value]}
+    if isinstance(value, list):
+        return [_packed(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _packed(part) for key, part in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(part) for part in value]
+    if isinstance(value, dict):
+        if set(value) == {TUPLE}:
+            return tuple(_unpacked(part) for part in value[TUPLE])
+        return {key: _unpacked(part) for key, part in value.items()}
+    return value
 
 
 def rank_candidates(

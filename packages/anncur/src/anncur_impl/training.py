@@ -46,8 +46,10 @@ def train_cross_encoder(
     usable = [i for i, found in enumerate(positives) if len(found)]
     if not usable:
         raise ValueError("positives must hold at least one item for at least one query")
-    if max(max(positives[i]) for i in usable) >= len(items):
+    if max(max(positives[i]) for i in usable) >= len(items) or min(min(positives[i]) for i in usable) < 0:
         raise ValueError(f"positives must be numbers of items, from 0 to {len(items) - 1}")
+    if any(len(set(positives[i])) >= len(items) for i in usable):
+        raise ValueError("positives must leave an item that does not answer the query")
     query_words = model.tokens(queries, "query")
     item_words = model.tokens(items, "item")
     hard = _hard_negatives(queries, positives, items, most=50)
@@ -59,7 +61,7 @@ def train_cross_encoder(
             query = usable[place]
             right_answers = positives[query]
             answer = right_answers[int(torch.randint(len(right_answers), (1,), generator=generator))]
-            wrong = torch.randint(len(items), (negatives,), generator=generator).tolist()
+            wrong = _others(right_answers, len(items), negatives, generator)
             pool = hard[query]
             for j in range(negatives // 2 if len(pool) else 0):
                 wrong[j] = int(pool[int(torch.randint(len(pool), (1,), generator=generator))])
@@ -74,6 +76,14 @@ def train_cross_encoder(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     config = TrainConfig(steps=steps, eval_every=max(1, steps // 10), grad_clip=1.0, seed=seed)
     return fit(model, loss, draw, optimizer=optimizer, config=config, out_dir=out_dir, console=console)
+
+
+def _others(own: Sequence[int], n: int, count: int, generator: torch.Generator) -> list[int]:
+    """Numbers below n that are not among `own`, each as likely."""
+    skipped = np.unique(np.asarray(own))
+    drawn = torch.randint(n - len(skipped), (count,), generator=generator).numpy()
+    # the j-th number that is not skipped is j plus as many as are skipped before it
+    return (drawn + np.searchsorted(skipped - np.arange(len(skipped)), drawn, side="right")).tolist()  # type: ignore[no-any-return]
 
 
 def _hard_negatives(
