@@ -57,7 +57,10 @@ def files(tmp_path, monkeypatch):
 
 def test_explanations_of_files_are_scored(files, capsys):
     assert main(["score", "model", "graphs.json", "masks.json", "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    rows = found["graphs"]
+    mean = sum(row["robust"]["delta"] for row in rows) / len(rows)
+    assert found["means"]["robust"]["delta"] == pytest.approx(mean)
     assert sorted(row["robust"]["size"] for row in rows) == [5, 6]
     assert all(row["original"]["exact"] for row in rows)
     assert main(["score", "model/model.safetensors", "graphs.json", "soft.json", "--top-k", "5"]) == 0

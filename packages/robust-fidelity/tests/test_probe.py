@@ -57,7 +57,7 @@ def test_a_node_is_asked_about_in_its_own_neighbourhood_with_the_whole_graphs_an
     model = kind(in_features=10, classes=2, task="node").eval()
     with torch.no_grad():
         whole = model(tree.x, tree.edge_index).softmax(-1).double()
-    assert receptive_field(model) == 3
+    assert receptive_field(model, lambda: model(tree.x, tree.edge_index)) == 3
     for node in (0, 600, 870):
         probe = Probe(model, tree, task="node", index=node)
         assert len(probe.x) < tree.num_nodes
@@ -137,9 +137,8 @@ def test_a_model_that_returns_nonsense_is_refused(graph, out, message):
     model = Plain(out)
     if out == 2:
         torch.nn.init.constant_(model.linear.bias, torch.nan)
-    probe = Probe(model, graph)
     with pytest.raises(ValueError, match=message):
-        probe.probabilities(probe.everything()[None])
+        Probe(model, graph)
 
 
 def test_a_model_of_graphs_must_take_the_batch(graph):

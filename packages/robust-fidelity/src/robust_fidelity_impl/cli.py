@@ -38,7 +38,8 @@ class Score(Options):
     model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """folder with config.json and model.safetensors, or the latter itself"""
     graphs: Annotated[Positional[Path], arg(metavar="GRAPHS")]
-    """JSON: a list of {"x": rows of features, "edges": pairs of nodes, "y": label}"""
+    """JSON: a list of {"x": rows of features, "edges": pairs of nodes, "y": label}; with "index" that node is explained
+    (y then holds the labels of all nodes)"""
     masks: Annotated[Positional[Path], arg(metavar="MASKS")]
     """JSON: a list of lists, a number for each of a graph's edges"""
     kind: str = "GCN"
@@ -56,6 +57,10 @@ class Score(Options):
     """of masks that hold weights: what belongs to the explanation"""
     top_k: int | None = None
     """of masks that hold weights: so many edges"""
+    symmetrise: Literal["mean", "max"] | None = None
+    """of masks whose directions differ: which number an edge gets"""
+    output: Literal["logits", "log_probs", "probs"] = "logits"
+    """what the model returns"""
 
     def run(self) -> Any:
         from robust_fidelity_impl.measures import fidelity, robust_fidelity
@@ -67,21 +72,30 @@ class Score(Options):
         rows = []
         options: dict[str, Any] = {
             "target": self.target, "mode": self.mode, "threshold": self.threshold, "top_k": self.top_k,
+            "symmetrise": self.symmetrise, "output": self.output,
         }  # fmt: skip
         for number, (graph, mask) in enumerate(zip(graphs, masks, strict=True)):
             with bad_input(f"graph {number}"):
                 values = _mask(mask, graph)
+                index = graph.get("index")
+                options |= {"task": "graph" if index is None else "node", "index": index}
                 robust = robust_fidelity(
                     model, graph, values, alpha1=self.alpha1, alpha2=self.alpha2, n_samples=self.samples,
                     seed=self.seed, **options,
                 )  # fmt: skip
                 original = fidelity(model, graph, values, **options)
             rows.append({"robust": robust, "original": original})
+        means = {
+            kind: {
+                name: sum(getattr(row[kind], name) for row in rows) / len(rows) for name in ("plus", "minus", "delta")
+            }
+            for kind in ("robust", "original")
+        }
         if not self.json:
-            self._print(rows)
-        return rows
+            self._print(rows, means)
+        return {"graphs": rows, "means": means}
 
-    def _print(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _print(self, rows: Sequence[Mapping[str, Any]], means: Mapping[str, Mapping[str, float]]) -> None:
         from rich.table import Table
 
         table = Table("graph", "edges", "Fid+", "Fid-", "delta", "original Fid+", "Fid-", "delta")
@@ -92,10 +106,11 @@ class Score(Options):
                 f"{robust.minus:.4f} ± {robust.minus_se:.4f}", f"{robust.delta:.4f} ± {robust.delta_se:.4f}",
                 f"{original.plus:.4f}", f"{original.minus:.4f}", f"{original.delta:.4f}",
             )  # fmt: skip
+        table.add_row("mean", "", *[f"{value:.4f}" for kind in means.values() for value in kind.values()])
         console = self.console()
         console.print(table)
         if len({row["robust"].size for row in rows}) > 1:
-            console.print("Sizes differ: delta grows with size whatever is in it; compare equal sizes only.")
+            console.print("Sizes differ: delta tends to grow with size, whatever is in it; compare equal sizes only.")
 
 
 def _json(path: Path) -> Any:
@@ -117,17 +132,21 @@ def _graphs(path: Path) -> list[Any]:
     graphs = []
     for number, entry in enumerate(entries):
         try:
-            edges = torch.tensor(entry["edges"], dtype=torch.int64).reshape(-1, 2).T
+            pairs = torch.tensor(entry["edges"], dtype=torch.int64).reshape(len(entry["edges"]), -1)
+            if len(pairs) and pairs.shape[1] != 2:
+                raise ValueError(f"edges must be pairs, [[0, 1], [1, 0], ...], got rows of {pairs.shape[1]}")
+            edges = pairs.reshape(-1, 2).T
             x = torch.tensor(entry["x"], dtype=torch.float32)
-            label = entry.get("y")
-            y = None if label is None else torch.tensor([int(label)])
+            label, index = entry.get("y"), entry.get("index")
+            y = None if label is None else torch.tensor([int(label)] if index is None else label)
+            more = {} if index is None else {"index": int(index)}
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(
                 f"{path}, graph {number}: expected x (rows), edges (pairs) and y, got {type(error).__name__}: {error}"
             ) from error
         if x.ndim != 2:
             raise UserError(f"{path}, graph {number}: x must be rows of numbers")
-        graphs.append(Data(x=x, edge_index=edges, y=y))
+        graphs.append(Data(x=x, edge_index=edges, y=y, **more))
     return graphs
 
 

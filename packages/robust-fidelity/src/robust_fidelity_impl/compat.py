@@ -23,7 +23,7 @@ def published_fid_minus(
 
     It is here to show by how much numbers published with it are off; use `robust_fidelity`.
     """
-    uniform = _uniform(n_samples, probe.n_units, "independent", seed)
+    uniform = _uniform(n_samples, probe.n_units, "independent", (seed ^ probe.fingerprint) % 2**63)
     keep = (probe.domain & ~explanation) & (uniform < 1 - alpha2)
     first = probe.probabilities(probe.everything()[None])[0, label]
     return float(first - probe.probabilities(keep)[:, label].mean())

@@ -22,7 +22,8 @@ class Scores:
     """Fidelity of several explanations of one graph; each a tensor of as many values.
 
     `plus`, `minus` and `delta` are by probability of the label; `*_acc` by whether it is predicted; `*_se` are standard
-    errors over the samples (0 where all subsets were enumerated).
+    errors over the samples (0 where all subsets were enumerated). They come from the samples alone: an effect that few
+    subsets show is missed by few samples, and its error too; intervals of two of them then cover less than 95 %.
     """
 
     plus: Float[Tensor, "explanations"]
@@ -104,16 +105,19 @@ def robust_fidelity(
             or a number.
         exact: enumerate all subsets instead of sampling: `auto` where there are at most four times as many as samples.
         sampling: `independent`; `antithetic`: in pairs that delete opposite edges; `stratified`: by the number of edges
-            deleted. Explanations of one graph that are scored with one seed see the same random numbers.
+            deleted. Explanations of one graph that are scored with one seed see the same random numbers; another graph
+            sees others.
         seed: of the samples.
 
     Raises:
         ValueError: shares outside [0, 1], a mask that is none, a label that the model does not know.
     """
     probe = Probe(model, data, task=task, index=index, hops=hops, mode=mode, output=output, max_edges=max_edges)
+    among = torch.zeros(probe.n_units_of_graph, dtype=torch.bool)
+    among[probe.unit_names[probe.domain]] = True
     whole = explanation_units(
-        edge_mask, probe.units_of_graph, probe.n_units_of_graph,
-        threshold=threshold, top_k=top_k, symmetrise=symmetrise,
+        edge_mask.cpu(), probe.units_of_graph, probe.n_units_of_graph,
+        threshold=threshold, top_k=top_k, symmetrise=symmetrise, among=among,
     )  # fmt: skip
     explanation = probe.units(whole)
     first = probe.probabilities(probe.everything()[None])[0]
@@ -155,8 +159,8 @@ def score_explanations(
     for name, share in (("alpha1", alpha1), ("alpha2", alpha2)):
         if not 0 <= share <= 1:
             raise ValueError(f"{name} must be from 0 to 1, got {share}")
-    if n_samples < 2 or (sampling == "antithetic" and n_samples % 2):
-        raise ValueError(f"n_samples must be at least 2, and even for antithetic pairs, got {n_samples}")
+    if n_samples < 2 or (sampling == "antithetic" and (n_samples % 2 or n_samples < 4)):
+        raise ValueError(f"n_samples must be at least 2, for antithetic pairs even and at least 4, got {n_samples}")
     if sampling not in ("independent", "antithetic", "stratified"):
         raise ValueError(f"sampling must be independent, antithetic or stratified, got {sampling!r}")
     if exact not in ("auto", "never", "always"):
@@ -164,15 +168,17 @@ def score_explanations(
     first = probe.probabilities(probe.everything()[None])[0]
     if not 0 <= label < len(first):
         raise ValueError(f"label must be from 0 to {len(first) - 1}, got {label}")
+    # another graph, other random numbers: means over graphs would else share the error of one draw
+    seed = (int(seed) ^ probe.fingerprint) % 2**63
     uniform = _uniform(n_samples, probe.n_units, sampling, seed)
     keeps, weights = [], []
-    for number, explanation in enumerate(explanations):
+    for explanation in explanations:
         others = probe.domain & ~explanation
         for deleted, share in ((explanation, alpha1), (others, 1 - alpha2)):
             if _enumerated(int(deleted.sum()), share, n_samples, exact):
                 gone, weight = _subsets(deleted, share)
             elif sampling == "stratified":
-                gone, weight = _stratified(deleted, share, n_samples, seed + number), None
+                gone, weight = _stratified(deleted, share, uniform, seed), None
             else:
                 gone, weight = deleted & (uniform < share), None
             keeps.append(~gone)
@@ -223,16 +229,18 @@ def _uniform(samples: int, units: int, sampling: Sampling, seed: int) -> Float[T
     return torch.rand(samples, units, generator=generator)
 
 
-def _stratified(deleted: Tensor, share: float, samples: int, seed: int) -> Bool[Tensor, "samples units"]:
-    """One sample from each of equally likely ranges of the number of edges deleted."""
-    generator = torch.Generator().manual_seed(seed)
-    n = int(deleted.sum())
+def _stratified(
+    deleted: Tensor, share: float, uniform: Float[Tensor, "samples units"], seed: int
+) -> Bool[Tensor, "samples units"]:
+    """One sample from each of equally likely ranges of the number of edges deleted: those of the smallest `uniform`."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    n, samples = int(deleted.sum()), len(uniform)
     counts = torch.arange(n + 1, dtype=torch.float64)
     logs = torch.lgamma(torch.tensor(n + 1.0)) - torch.lgamma(counts + 1) - torch.lgamma(n - counts + 1)
     chances = (logs + torch.xlogy(counts, torch.tensor(share)) + torch.xlogy(n - counts, torch.tensor(1 - share))).exp()
     place = (torch.arange(samples) + torch.rand(samples, generator=generator)) / samples
     number = torch.searchsorted(chances.cumsum(0), place.double()).clamp(max=n)
-    ranks = torch.rand(samples, n, generator=generator).argsort(1).argsort(1)
+    ranks = uniform[:, deleted].argsort(1).argsort(1)
     gone = torch.zeros(samples, len(deleted), dtype=torch.bool)
     gone[:, deleted] = ranks < number[:, None]
     return gone
@@ -271,5 +279,7 @@ def _label(data: Data, first: Tensor, target: str | int, index: int | None) -> i
         raise ValueError(f"target must be 'true', 'pred' or a label, got {target!r}")
     if data.y is None:
         raise ValueError("target='true' needs the graph's y; use target='pred'")
-    y = data.y.reshape(-1)
-    return int(y[index] if index is not None else y[0])
+    y = data.y if index is None else data.y[index]
+    if y.numel() != 1 or float(y) != int(y):
+        raise ValueError(f"y must be one whole number, the label, got {y.tolist()}; one-hot labels: y.argmax(-1)")
+    return int(y)

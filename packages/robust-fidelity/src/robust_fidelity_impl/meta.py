@@ -185,8 +185,8 @@ class SizeMatched:
 def size_matched_delta(
     probe: Probe, explanation: Bool[Tensor, "units"], *, label: int, n_random: int = 100, seed: int = 0, **options: Any
 ) -> SizeMatched:
-    """Delta grows with size whatever is in the explanation (its duality says so): compare it with random ones of the
-    same size, under the same random numbers.
+    """Delta tends to grow with size, whatever is in the explanation: compare it with random ones of the same size,
+    under the same random numbers.
 
     Raises:
         ValueError: if `n_random` is below 2.

@@ -32,12 +32,14 @@ def explanation_units(
     threshold: float | None = None,
     top_k: int | None = None,
     symmetrise: str | None = None,
+    among: Bool[Tensor, "units"] | None = None,
 ) -> Bool[Tensor, "units"]:
     """The explanation as a set of units, from a mask over directed edges.
 
     Args:
         mask: zeros and ones, or weights; then `threshold` (weight at or above it) or `top_k` (so many units with the
             largest weights, ties by the lower number) must say what belongs to it, as scores move with that.
+        among: the units that `top_k` chooses from (of a node: its computation graph); default: all.
         symmetrise: "mean" or "max" of both directions; without it the directions of a mask must agree.
 
     Raises:
@@ -69,10 +71,12 @@ def explanation_units(
     if threshold is not None:
         return weights >= threshold
     if top_k is not None:
-        if not 0 <= top_k <= n_units:
-            raise ValueError(f"top_k must be from 0 to the number of undirected edges, {n_units}, got {top_k}")
+        most = n_units if among is None else int(among.sum())
+        if not 0 <= top_k <= most:
+            raise ValueError(f"top_k must be from 0 to the number of undirected edges, {most}, got {top_k}")
         chosen = torch.zeros(n_units, dtype=torch.bool, device=ids.device)
-        chosen[torch.argsort(-weights, stable=True)[:top_k]] = True
+        ranked = weights if among is None else weights.masked_fill(~among, -torch.inf)
+        chosen[torch.argsort(-ranked, stable=True)[:top_k]] = True
         return chosen
     if ((weights != 0) & (weights != 1)).any():
         raise ValueError("edge_mask holds weights, not zeros and ones: give threshold or top_k")

@@ -1,7 +1,9 @@
 """Asking a classifier about many subgraphs of one graph at once: copies in one disjoint union, cut into chunks."""
 
+import hashlib
 import inspect
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,11 +20,31 @@ __all__ = ["Probe", "receptive_field"]
 
 MAX_EDGES = 1_000_000
 """Edges of a chunk; a chunk is one forward pass."""
+MAX_VALUES = 50_000_000
+"""Numbers of a chunk's features."""
 
 
-def receptive_field(model: nn.Module) -> int | None:
-    """How many hops a prediction looks: the number of message-passing layers, None if there are none to count."""
-    return sum(isinstance(module, MessagePassing) for module in model.modules()) or None
+def receptive_field(model: nn.Module, run: Callable[[], object]) -> int | None:
+    """How many hops a prediction looks at most: the messages that are passed on while `run` calls the model once.
+
+    Layers that are called twice, and those that pass messages on several times (TAGConv, APPNP), count as often.
+    None if no message is passed by torch_geometric's means, so that it cannot be told.
+    """
+    count = 0
+
+    def one_more(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    layers = [module for module in model.modules() if isinstance(module, MessagePassing)]
+    hooks = [layer.register_propagate_forward_pre_hook(one_more) for layer in layers]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # a layer that keeps what it has propagated (SGConv with cached=True) passes nothing on: it may have looked anywhere
+    return None if any(getattr(layer, "cached", False) for layer in layers) else count or None
 
 
 class Probe:
@@ -33,11 +55,14 @@ class Probe:
             mode, and `edge_attr=` if the graph has some and the model takes it. It runs in evaluation mode without
             gradients, and its mode is given back.
         task: `graph`: one prediction for the graph; `node`: the prediction for the node `index`.
-        hops: for nodes: the radius of the computation graph, whose edges alone are kept or deleted (default: the number
-            of the model's message-passing layers; if that cannot be told, the whole graph).
+        hops: for nodes: the radius of the computation graph, whose edges alone are kept or deleted (default: how often
+            the model passes messages on; if that cannot be told, the whole graph).
         mode: `delete`: edges are taken out, right for every model; `weight`: they get weight 0, as the authors do.
+            A graph's own `edge_weight` is given to a model that takes one.
         output: what the model returns.
         max_edges: edges in one forward pass.
+
+    Copies of a graph go through the model together where that changes nothing, else (norms over all nodes) one by one.
 
     Raises:
         ValueError: a graph without features, an index out of range, a model that takes no weights or ignores them.
@@ -62,8 +87,12 @@ class Probe:
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if getattr(data, "num_graphs", 1) != 1:
+            raise ValueError(f"data must be one graph, got a batch of {data.num_graphs}")
         if data.x is None or data.edge_index is None:
             raise ValueError("the graph must have x and edge_index")
+        if hops is not None and (isinstance(hops, bool) or hops < 1):
+            raise ValueError(f"hops must be at least 1, got {hops}")
         n = len(data.x)
         if n == 0:
             raise ValueError("the graph has no nodes")
@@ -82,14 +111,20 @@ class Probe:
         self.weight_name = "edge_weights" if "edge_weights" in self.names else "edge_weight"
         if mode == "weight" and self.weight_name not in self.names and not self.anything:
             raise ValueError("the model takes no edge_weight: use mode='delete'")
-        self.full_edges = data.edge_index
-        self.kept_edges = torch.ones(data.edge_index.shape[1], dtype=torch.bool)
         x, edges, attr = data.x, data.edge_index, data.edge_attr
+        weight = getattr(data, "edge_weight", None)
+        if weight is not None and weight.shape != (edges.shape[1],):
+            raise ValueError(f"edge_weight must have one value for each of the {edges.shape[1]} edges")
+        self.kept_edges = torch.ones(edges.shape[1], dtype=torch.bool)
         self.domain_edges = torch.ones(edges.shape[1], dtype=torch.bool)
         self.target = 0
+        self.x, self.edge_index, self.edge_attr, self.edge_weight = x, edges, attr, weight
         if task == "node":
             assert index is not None
-            radius = receptive_field(model) if hops is None else hops
+            radius = hops
+            if hops is None:
+                with self._evaluating():
+                    radius = receptive_field(model, lambda: self._forward(edges, weight, attr, 1))
             if radius is not None:
                 # one hop more than the prediction looks: degrees of its outermost nodes are normalised by theirs
                 nodes, edges, place, kept = k_hop_subgraph(
@@ -97,19 +132,39 @@ class Probe:
                 )
                 inner = k_hop_subgraph(index, radius, data.edge_index, num_nodes=n)[3]
                 x, attr = x[nodes], None if attr is None else attr[kept]
-                self.kept_edges, self.domain_edges, self.target = kept, inner[kept], int(place)
+                weight = None if weight is None else weight[kept]
+                self.kept_edges, self.domain_edges, self.target = kept.cpu(), inner[kept].cpu(), int(place)
             else:
                 self.target = index
-        self.x, self.edge_index, self.edge_attr = x, edges, attr
-        ids, count = edge_units(data.edge_index)
+        self.x, self.edge_index, self.edge_attr, self.edge_weight = x, edges, attr, weight
+        # sets of units stay on the processor, wherever the model is
+        ids, count = edge_units(data.edge_index.cpu())
         # units by their numbers in the whole graph, then those that are left
         self.units_of_graph = ids
         own, self.ids = torch.unique(ids[self.kept_edges], return_inverse=True)
         self.unit_names, self.n_units, self.n_units_of_graph = own, len(own), count
         self.domain = torch.zeros(self.n_units, dtype=torch.bool)
         self.domain[self.ids[self.domain_edges]] = True
+        content = (data.edge_index, data.x, torch.tensor(-1 if index is None else index))
+        digest = hashlib.blake2b(digest_size=6)
+        for part in content:
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+        self.fingerprint = int.from_bytes(digest.digest(), "big")
+        """a number of the graph (and node): other graphs draw other random numbers from one seed"""
+        self.together = True
+        self._check_copies()
         if mode == "weight":
             self._check_weights()
+
+    def _check_copies(self) -> None:
+        """Whether a copy's answer depends on the copies beside it, as under norms over all nodes."""
+        if not self.n_units:
+            return
+        draw = torch.rand(self.n_units, generator=torch.Generator().manual_seed(0)) < 0.5
+        both = torch.stack([self.everything(), draw])
+        with self._evaluating():
+            apart = torch.cat([self._ask(both[:1]), self._ask(both[1:])])
+            self.together = torch.allclose(self._ask(both), apart, rtol=1e-4, atol=1e-5)
 
     def units(self, chosen: Bool[Tensor, "all_units"]) -> Bool[Tensor, "units"]:
         """A set of units of the whole graph, as far as they may be kept or deleted here."""
@@ -125,21 +180,23 @@ class Probe:
         Raises:
             ValueError: if the model returns another shape than one row a graph (or node), or NaN.
         """
-        copies = max(1, self.max_edges // max(1, self.edge_index.shape[1]))
+        copies = min(self.max_edges // max(1, self.edge_index.shape[1]), MAX_VALUES // max(1, self.x.numel()))
+        copies = max(1, copies) if self.together else 1
         with self._evaluating():
             return torch.cat([self._ask(part) for part in keep.split(copies)])
 
     def _ask(self, keep: Bool[Tensor, "subsets units"]) -> Float[Tensor, "subsets classes"]:
-        k, n = len(keep), len(self.x)
-        per_edge = keep[:, self.ids]  # (subsets, edges)
-        offset = torch.arange(k) * n
+        k, n, device = len(keep), len(self.x), self.x.device
+        per_edge = keep[:, self.ids].to(device)  # (subsets, edges)
+        offset = torch.arange(k, device=device) * n
         if self.mode == "delete":
             copy, edge = per_edge.nonzero(as_tuple=True)
-            edges, weight = self.edge_index[:, edge] + offset[copy], None
+            edges = self.edge_index[:, edge] + offset[copy]
+            weight = None if self.edge_weight is None else self.edge_weight[edge]
             attr = None if self.edge_attr is None else self.edge_attr[edge]
         else:
             edges = (self.edge_index[:, None, :] + offset[:, None]).reshape(2, -1)
-            weight = per_edge.reshape(-1).to(self.x.dtype)
+            weight = (per_edge.to(self.x.dtype) * (1 if self.edge_weight is None else self.edge_weight)).reshape(-1)
             attr = None if self.edge_attr is None else self.edge_attr.repeat(k, *[1] * (self.edge_attr.ndim - 1))
         return self._forward(edges, weight, attr, k)
 
@@ -147,8 +204,8 @@ class Probe:
         n = len(self.x)
         options: dict[str, Any] = {}
         if self.task == "graph":
-            options["batch"] = torch.arange(k).repeat_interleave(n)
-        if weight is not None:
+            options["batch"] = torch.arange(k, device=self.x.device).repeat_interleave(n)
+        if weight is not None and (self.weight_name in self.names or self.anything):
             options[self.weight_name] = weight
         if attr is not None and ("edge_attr" in self.names or self.anything):
             options["edge_attr"] = attr
@@ -157,11 +214,23 @@ class Probe:
         if out.ndim != 2 or len(out) != rows or out.shape[1] < 2:
             raise ValueError(f"the model must return ({rows}, classes), two classes or more, got {tuple(out.shape)}")
         if self.task == "node":
-            out = out[torch.arange(k) * n + self.target]
-        out = out.double()
-        if not torch.isfinite(out).all() and self.output != "log_probs":
+            out = out[torch.arange(k, device=out.device) * n + self.target]
+        return self._as_probabilities(out.double().cpu())
+
+    def _as_probabilities(self, out: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows classes"]:
+        bad = torch.isnan(out) if self.output == "log_probs" else ~torch.isfinite(out)
+        if bad.any():
             raise ValueError("the model returns values that are not finite")
-        return out.softmax(-1) if self.output == "logits" else out.exp() if self.output == "log_probs" else out
+        if self.output == "logits":
+            if bool((out >= 0).all()) and torch.allclose(out.sum(1), torch.ones(len(out), dtype=out.dtype), atol=1e-4):
+                warnings.warn("the model seems to return probabilities: give output='probs'", UserWarning, stacklevel=2)
+            return out.softmax(-1)
+        made = out.exp() if self.output == "log_probs" else out
+        if bool((made < -1e-6).any()) or not torch.allclose(
+            made.sum(1), torch.ones(len(made), dtype=made.dtype), atol=1e-3
+        ):
+            raise ValueError(f"the model's outputs are no {self.output}: rows must sum to 1 as probabilities")
+        return made
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -180,10 +249,18 @@ class Probe:
             return
         generator = torch.Generator().manual_seed(0)
         with self._evaluating():
-            plain = self._forward(
-                self.edge_index, torch.ones(self.edge_index.shape[1], dtype=self.x.dtype), self.edge_attr, 1
-            )
-            other = torch.rand(self.edge_index.shape[1], generator=generator).to(self.x.dtype)
+            ones = torch.ones(self.edge_index.shape[1], dtype=self.x.dtype, device=self.x.device)
+            plain = self._forward(self.edge_index, ones, self.edge_attr, 1)
+            other = torch.rand(len(ones), generator=generator).to(ones)
             changed = self._forward(self.edge_index, other, self.edge_attr, 1)
+            half = (torch.rand(1, self.n_units, generator=generator) < 0.5) | ~self.domain
+            by_weight, self.mode = self._ask(half), "delete"
+            by_deletion, self.mode = self._ask(half), "weight"
         if torch.equal(plain, changed):
             raise ValueError("the model ignores edge_weight: use mode='delete'")
+        if not torch.allclose(by_weight, by_deletion, rtol=1e-3, atol=1e-4):
+            warnings.warn(
+                "edges of weight 0 still count in this model (taken out, they give other answers): some of its layers "
+                "ignore edge_weight, or read edges without it; mode='delete' is right for every model",
+                UserWarning, stacklevel=3,
+            )  # fmt: skip
