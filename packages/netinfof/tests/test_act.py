@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
 from netinfof_impl import (
+    CompatibilityMatrix,
     GraphNetwork,
     NetInfoFAct,
     SparseGroupLinear,
@@ -37,11 +39,67 @@ def test_links_are_learned_and_answered(split, options):
     assert model.skill_ > 0
 
 
-def test_scores_do_not_depend_on_direction(split):
-    model = NetInfoFAct(penalties=ONE, max_epochs=3).fit(split.train, valid=(split.valid_pairs, split.valid_labels))
-    one, two = model.decision_function(split.test_pairs), model.decision_function(split.test_pairs[::-1].copy())
-    # w_c weights z_i H_c, so the order of the ends shows, as in the paper
-    assert one.shape == two.shape
+@pytest.mark.parametrize("compat", [None, "official"])
+def test_the_order_of_a_pair_matters_to_the_official_code_alone(split, compat):
+    model = NetInfoFAct(penalties=ONE, max_epochs=3, compat=compat)
+    model.fit(split.train, valid=(split.valid_pairs, split.valid_labels))
+    gap = np.abs(model.decision_function(split.test_pairs) - model.decision_function(split.test_pairs[::-1])).max()
+    assert gap < 1e-5 if compat is None else gap > 1e-3
+
+
+def test_the_logit_is_that_of_the_formula(split):
+    z = {name: np.random.default_rng(i).standard_normal((200, 3)).astype(np.float32) for i, name in enumerate("UF")}
+    model = NetInfoFAct(penalties=ONE, max_epochs=3, random_state=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit_links(split.train, z, split.valid_pairs, split.valid_labels)
+    i, j = split.test_pairs
+    expected = 0.0
+    for one, linear in zip(z.values(), model.model_.maps, strict=True):
+        h = CompatibilityMatrix(seed=4).fit(one, split.train).matrix_
+        w, b = linear.weight.detach().double().numpy()[0], linear.bias.item()
+        left, right = (one @ h)[i] * one[j] @ w, (one @ h)[j] * one[i] @ w
+        expected = expected + (left + right) / 2 + b
+    np.testing.assert_allclose(model.decision_function(split.test_pairs), expected, atol=1e-4)
+
+
+def test_adam_never_holds_the_products_of_all_pairs(split, monkeypatch):
+    asked = []
+    whole = NetInfoFAct._products
+    monkeypatch.setattr(NetInfoFAct, "_products", lambda self, pairs: asked.append(len(pairs)) or whole(self, pairs))
+    monkeypatch.setattr("netinfof_impl.act.BATCH", 64)
+    model = NetInfoFAct(penalties=ONE, max_epochs=1, solver="adam")
+    model.fit(split.train, valid=(split.valid_pairs, split.valid_labels))
+    assert max(asked) == max(64, len(split.valid_labels))
+
+
+def test_few_negatives_still_choose(split, monkeypatch):
+    # by all held-back negatives nearly every model hits the same
+    asked = []
+    monkeypatch.setattr("netinfof_impl.act.hits_at_k", lambda s, y, k: asked.append(k) or hits_at_k(s, y, k))
+    NetInfoFAct(penalties=ONE, max_epochs=1).fit(split.train, valid=(split.valid_pairs, split.valid_labels))
+    assert set(asked) == {(split.valid_labels == 0).sum() // 4}
+
+
+def test_skill_is_measured_by_what_nothing_was_chosen_by(split):
+    parts = NetInfoFAct("node")._known(np.arange(60) % 4 - 1, Data())
+    assert [len(part) for part in parts] == [31, 7, 7]
+    assert len(np.unique(np.concatenate(parts))) == 45
+    model = NetInfoFAct(penalties=ONE, max_epochs=2).fit(split.train)
+    held_back = split_edges(split.train, shares=(0.75, 0.125, 0.125))
+    scores = model.decision_function(held_back.test_pairs)
+    trivial = common_neighbours(held_back.train, held_back.test_pairs)
+    auc = [roc_auc_score(held_back.test_labels, one) for one in (scores, trivial)]
+    assert model.skill_ == pytest.approx(auc[0] - auc[1])
+
+
+def test_masks_of_several_splits_are_refused():
+    data = synthetic_graph("global", "diag", n_nodes=60, n_features=8, walks=50)
+    data.train_mask = data.val_mask = torch.ones(60, 10, dtype=torch.bool)
+    with pytest.raises(ValueError, match="train_mask must be a boolean for each of 60 nodes"):
+        NetInfoFAct("node").fit(data)
+    with pytest.raises(ValueError, match="an integer for each of 60 nodes"):
+        NetInfoFAct("node").fit(data, np.array(["a", "b"] * 30))
 
 
 def test_a_grid_keeps_the_best_and_a_seed_repeats(split):
@@ -114,6 +172,9 @@ def test_k_beyond_the_negatives_is_refused():
         hits_at_k(np.arange(4.0), np.array([1, 1, 0, 0]), 3)
     assert hits_at_k(np.array([3.0, 1.0, 2.0, 0.0]), np.array([1, 1, 0, 0]), 1) == 0.5
     assert hits_at_k(np.zeros(4), np.array([1, 1, 0, 0]), 1) == 0
+    assert hits_at_k(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([1, 1, 0, 0]), 1) == 0.5
+    with pytest.raises(ValueError, match="of one length"):
+        hits_at_k([0.1, 0.2], [0], 1)
 
 
 def test_the_penalty_is_that_of_the_formula():

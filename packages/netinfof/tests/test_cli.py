@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from netinfof_impl.cli import BENCHMARKS, EXPERIMENTS, main
+from netinfof_impl.files import read_graph
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -63,7 +64,12 @@ def test_a_graph_in_tables_is_probed(task, tables, tmp_path, capsys):
     assert (tmp_path / "probe.png").is_file()
 
 
-def test_new_links_are_written(tables, tmp_path, capsys):
+@pytest.fixture
+def one_penalty(monkeypatch):
+    monkeypatch.setattr("netinfof_impl.act.PAPER_GRID", ((1e-4, 1e-4),))
+
+
+def test_new_links_are_written(tables, tmp_path, capsys, one_penalty):
     found = run(
         [
             "act",
@@ -84,7 +90,7 @@ def test_new_links_are_written(tables, tmp_path, capsys):
     assert made.score.is_monotonic_decreasing
 
 
-def test_labels_are_filled_in(tables, tmp_path, capsys):
+def test_labels_are_filled_in(tables, tmp_path, capsys, one_penalty):
     labels = pd.read_csv(tables / "labels.csv")
     labels["label"] = labels.label.map({0: "a", 1: "b", 2: "c", 3: "d"})
     labels[labels.node % 3 != 0].to_csv(tmp_path / "labels.csv", index=False)
@@ -113,6 +119,34 @@ def test_bad_tables_are_one_line_and_exit_code_2(text, message, tmp_path, capsys
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_names_are_read_as_they_are_written(tmp_path):
+    (tmp_path / "e.csv").write_text("source,target\n001, NA\nNA,003\n003,001\n")
+    (tmp_path / "f.csv").write_text("node,a\n001,1\nNA,2\n003,3\nx,4\n")
+    (tmp_path / "l.csv").write_text("node,label\n001,1\nNA,\n003,2\n")
+    data, nodes, classes = read_graph(tmp_path / "e.csv", tmp_path / "f.csv", tmp_path / "l.csv")
+    assert nodes == ["001", "003", "NA", "x"]
+    assert classes == ["1", "2"]
+    assert data.x[:, 0].tolist() == [1, 3, 2, 4]
+    assert data.y.tolist() == [0, 1, -1, -1]
+
+
+def test_a_table_without_a_header_is_refused(tmp_path, capsys):
+    (tmp_path / "e.csv").write_text("a,b\nb,c\nc,a\na,d\n")
+    assert main(["probe", str(tmp_path / "e.csv"), "--out", str(tmp_path)]) == 2
+    assert "no header" in capsys.readouterr().err
+
+
+def test_answers_with_nowhere_to_go_and_little_skill_are_one_line(tables, tmp_path, capsys, one_penalty):
+    edges = str(tables / "edges.csv")
+    assert main(["act", edges, "--output", str(tmp_path / "none" / "x.csv"), "--out", str(tmp_path)]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    random = pd.DataFrame({"node": range(120), "label": [i * i % 7 % 2 for i in range(120)]})
+    random.to_csv(tmp_path / "l.csv", index=False)
+    command = ["act", edges, "--labels", str(tmp_path / "l.csv"), "--task", "node", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert "UserWarning" not in capsys.readouterr().err
 
 
 def test_features_that_are_no_numbers_and_missing_files(tables, tmp_path, capsys):

@@ -18,10 +18,24 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from netinfof_impl.compatibility import CompatibilityMatrix
 from netinfof_impl.embeddings import ComponentEmbeddings
-from netinfof_impl.graphs import AttributedGraph, as_graph, hits_at_k, random_pairs, split_edges
+from netinfof_impl.graphs import (
+    AttributedGraph,
+    as_array,
+    as_graph,
+    as_labels,
+    as_pairs,
+    hits_at_k,
+    labelled_pairs,
+    random_pairs,
+    split_edges,
+    stream,
+)
 
 __all__ = ["NetInfoFAct", "SparseGroupLinear", "common_neighbours"]
 
+BATCH = 65_536  # pairs or nodes at a time
+LARGEST_BATCH = 2**29  # numbers, 2 GiB
+LEAST_GAIN = 1e-3  # of the loss, between equals, that is worth going on for
 PAPER_GRID = tuple(itertools.product((1e-4, 1e-5), (1e-3, 1e-4, 1e-5, 1e-6)))
 
 
@@ -52,8 +66,22 @@ class SparseGroupLinear(nn.Module):
 
 
 @dataclass(frozen=True)
+class _Problem:
+    """What links and nodes tell the search."""
+
+    draw: Callable[[], tuple[Tensor, Tensor]]
+    """what to learn from at one step, and its answers"""
+    inputs: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metric: Callable[[Tensor], float]
+    checked: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True)
 class _Tried:
-    quality: float
+    quality: tuple[float, float]
+    """Hits@K or accuracy, and minus the loss, which decides between equals"""
     state: Mapping[str, Tensor]
     penalties: tuple[float, float]
     epochs: int
@@ -62,8 +90,9 @@ class _Tried:
 class NetInfoFAct(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Links, or labels of nodes, from the component embeddings (section 5).
 
-    Links: logit(i, j) = sum over components of w_c . ((z_i H_c) * z_j) + b_c. Nodes: logistic regression on the
-    embeddings side by side. Both with a sparse-group lasso whose two weights are chosen by held-back pairs or nodes.
+    Links: logit(i, j) = sum over components of w_c . ((z_i H_c) * z_j) + b_c, the mean of both orders of i and j.
+    Nodes: logistic regression on the embeddings side by side. Both with a sparse-group lasso whose two weights are
+    chosen by held-back pairs or nodes.
 
     Args:
         task: "link" or "node".
@@ -71,17 +100,19 @@ class NetInfoFAct(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         compatibility: `CompatibilityMatrix` for all components; None: the paper's; "identity": plain inner products.
         penalties: pairs (lambda1, lambda2) to try; None: the paper's grid of eight.
         solver: "lbfgs" (rate 0.1, patience 5), "adam" (rate 0.01, batches of 65,536, patience 100), or "auto": adam
-            beyond a million edges.
+            where lbfgs would hold more than 2 GiB, at d = 128 beyond 400,000 edges.
         max_epochs: most steps of lbfgs (of up to 20 evaluations each) or passes of adam.
-        k: of the Hits@K that chooses, cut to the number of negatives held back.
-        compat: "official" goes on from the weights of the pair of penalties before, and draws new negatives at every
-            evaluation of the loss, as the authors' code; None: new weights for each pair, new negatives for each step.
+        k: of Hits@K. The choice by held-back pairs cuts it to a quarter of those without an edge: beyond, all models
+            look alike. Between equals the loss decides.
+        compat: "official", as the authors' code, goes on from the weights of the pair of penalties before, draws new
+            negatives at every evaluation of the loss, and lets the order of a pair's ends matter; None: new weights for
+            each pair of penalties, new negatives for each step, and one answer for both orders.
         normalise: features minus the smallest of all, rows summing to one.
         random_state: seed of splits, negatives, weights.
 
     Attributes:
-        skill_: AUC (links) or accuracy (nodes) on what is held back, minus that of the trivial answer: common
-            neighbours, or the majority.
+        skill_: AUC (links) or accuracy (nodes) minus that of the trivial answer, common neighbours or the majority, on
+            what nothing was chosen by; where `valid` or masks are given, on these, by which penalties were chosen.
         weights_: component to the share of the weights' norm.
         penalties_: the pair that was chosen.
     """
@@ -118,32 +149,27 @@ class NetInfoFAct(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             data: `torch_geometric.data.Data` with `edge_index`, and `x`, `y` where there are any. Nodes: labels from 0
-                on, -1 where not known; `train_mask` and `val_mask` are read if there.
+                on, -1 where not known; `train_mask` and `val_mask` are read if there; else a sixth of the labels
+                chooses, and another measures `skill_`.
             y: nodes: labels instead of `data.y`. Links: nothing.
-            valid: links: (pairs, 1 for edges and 0 for others) held back, not among the edges of `data`; default: a
-                quarter of the edges is held back here to choose, and is not learned from.
+            valid: links: (pairs, 1 for edges and 0 for others) held back, not among the edges of `data`; default: an
+                eighth of the edges is held back here to choose by, and another to measure `skill_`.
 
         Raises:
             ValueError: a setting or a graph that cannot be used.
         """
         self._check_settings()
-        graph = as_graph(data, normalise=self.normalise)
+        graph = as_graph(data, normalise=self.normalise, labels_needed=self.task == "node" and y is None)
         if self.task == "node":
             return self._fit_nodes(graph, data, y)
         if y is not None:
             raise ValueError("y must not be given for task='link': edges are the answers")
-        if valid is None:
-            split = split_edges(graph, shares=(0.75, 0.125, 0.125), seed=self.random_state)
-            graph = split.train
-            pairs = np.concatenate([split.valid_pairs, split.test_pairs], axis=1)
-            labels = np.concatenate([split.valid_labels, split.test_labels])
-        else:
-            pairs, labels = self._pairs(valid[0], graph.n), np.asarray(valid[1]).reshape(-1)
-            if len(labels) != pairs.shape[1] or set(np.unique(labels).tolist()) != {0, 1}:
-                raise ValueError(
-                    f"valid must hold a label, 0 or 1 and both of them, for each of {pairs.shape[1]} pairs"
-                )
-        return self.fit_links(graph, self._embed(graph), pairs, labels)
+        if valid is not None:
+            return self.fit_links(graph, self._embed(graph), *labelled_pairs(*valid, graph))
+        split = split_edges(graph, shares=(0.75, 0.125, 0.125), seed=self.random_state)
+        measured = (split.test_pairs, split.test_labels)
+        embeddings = self._embed(split.train)
+        return self.fit_links(split.train, embeddings, split.valid_pairs, split.valid_labels, measured)
 
     def _check_settings(self) -> None:
         allowed = {"task": ("link", "node"), "solver": ("auto", "lbfgs", "adam"), "compat": (None, "official")}
@@ -165,183 +191,170 @@ class NetInfoFAct(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         embeddings: Mapping[str, Float[ndarray, "n d"]],
         valid_pairs: Int[ndarray, "2 v"],
         valid_labels: Int[ndarray, " v"],
-        adjusted: Mapping[str, Float[ndarray, "n d"]] | None = None,
+        measured: tuple[Int[ndarray, "2 p"], Int[ndarray, " p"]] | None = None,
     ) -> "NetInfoFAct":
-        """`fit` for links with embeddings, and z H where given, that are there already."""
+        """`fit` for links with embeddings that are there already, and pairs to measure `skill_` by."""
         self._check_settings()
-        self.n_nodes_, self.classes_ = graph.n, np.array([0, 1])
-        self.components_ = tuple(embeddings)
-        right = [np.asarray(z, dtype=np.float32) for z in embeddings.values()]
-        left = [self._adjusted(z, graph) for z in right] if adjusted is None else list(adjusted.values())
-        self._left = torch.from_numpy(np.concatenate(left, 1).astype(np.float32))
-        self._right = torch.from_numpy(np.concatenate(right, 1))
-        widths = [z.shape[1] for z in right]
-        edges = torch.from_numpy(graph.edges)
-        m = edges.shape[1]
-        k = min(self.k, int((valid_labels == 0).sum()))
-        checked = self._products(torch.from_numpy(valid_pairs))
-        truth = torch.from_numpy(valid_labels.astype(np.float32))
-
-        def quality(model: SparseGroupLinear) -> tuple[float, float]:
-            logits = model(checked)[:, 0]
-            loss = float(binary_cross_entropy_with_logits(logits, truth))
-            return hits_at_k(logits.numpy().astype(np.float64), valid_labels, k), loss
-
-        positive = self._products(edges)
-        rng = np.random.default_rng(self.random_state)
+        self.classes_ = np.array([0, 1])
+        widths = self._read(embeddings)
+        if self.compatibility != "identity":
+            if isinstance(self.compatibility, str):
+                raise ValueError(f"compatibility must be None, 'identity' or an object, got {self.compatibility!r}")
+            matrix = self.compatibility or CompatibilityMatrix(seed=self.random_state)
+            parts = [np.asarray(z, dtype=np.float32) for z in embeddings.values()]
+            self._left = torch.from_numpy(np.concatenate([matrix.fit(z, graph).transform(z) for z in parts], 1))
+        m = graph.edges.shape[1]
+        k = min(self.k, max(1, int((valid_labels == 0).sum()) // 4))
+        rng = stream(self.random_state, "negatives")
         target = torch.cat([torch.ones(m), torch.zeros(m)])
 
         def draw() -> tuple[Tensor, Tensor]:
-            negative = self._products(torch.from_numpy(random_pairs(graph.n, m, rng)))
-            return torch.cat([positive, negative]), target
+            pairs = np.concatenate([graph.edges, random_pairs(graph.n, m, rng)], axis=1)
+            return torch.from_numpy(pairs.T.copy()), target
 
-        def loss(logits: Tensor, wanted: Tensor) -> Tensor:
-            return binary_cross_entropy_with_logits(logits[:, 0], wanted)
-
-        self._search(widths, 1, draw, loss, quality, adam=self._by_adam(m))
-        scores = self.decision_function(valid_pairs)
-        trivial = common_neighbours(graph, valid_pairs)
-        self.skill_ = float(roc_auc_score(valid_labels, scores) - roc_auc_score(valid_labels, trivial))
+        self._search(
+            widths,
+            _Problem(
+                draw=draw,
+                inputs=self._products,
+                loss=lambda logits, wanted: binary_cross_entropy_with_logits(logits[:, 0], wanted),
+                metric=lambda logits: hits_at_k(logits[:, 0].double().numpy(), valid_labels, k),
+                checked=torch.from_numpy(valid_pairs.T.copy()),
+                truth=torch.from_numpy(valid_labels.astype(np.float32)),
+            ),
+            rows=2 * m,
+        )
+        pairs, labels = measured or (valid_pairs, valid_labels)
+        trivial = roc_auc_score(labels, common_neighbours(graph, pairs))
+        self.skill_ = float(roc_auc_score(labels, self.decision_function(pairs)) - trivial)
         self._warn("the count of common neighbours")
         return self
 
-    def _adjusted(self, z: ndarray, graph: AttributedGraph) -> ndarray:
-        if isinstance(self.compatibility, str):
-            if self.compatibility != "identity":
-                raise ValueError(f"compatibility must be None, 'identity' or an object, got {self.compatibility!r}")
-            return z
-        matrix = self.compatibility or CompatibilityMatrix(seed=self.random_state)
-        fitted: ndarray = matrix.fit(z, graph).transform(z)
-        return fitted
+    def _read(self, embeddings: Mapping[str, Float[ndarray, "n d"]]) -> list[int]:
+        """Keep the embeddings side by side; their widths."""
+        parts = [torch.from_numpy(np.asarray(z, dtype=np.float32)) for z in embeddings.values()]
+        self.components_, self.n_nodes_ = tuple(embeddings), len(parts[0])
+        self._left = self._right = torch.cat(parts, 1)
+        return [z.shape[1] for z in parts]
 
-    def _by_adam(self, m: int) -> bool:
-        return self.solver == "adam" or (self.solver == "auto" and m > 1_000_000)
-
-    def _products(self, pairs: Int[Tensor, "2 p"]) -> Float[Tensor, "p inputs"]:
-        return self._left[pairs[0]] * self._right[pairs[1]]
+    def _products(self, pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p inputs"]:
+        i, j = pairs.T
+        made = self._left[i] * self._right[j]
+        if self._left is self._right or self.compat == "official":
+            return made
+        return made.add_(self._left[j] * self._right[i]).mul_(0.5)
 
     def _fit_nodes(self, graph: AttributedGraph, data: Any, y: Any) -> "NetInfoFAct":
-        labels = graph.labels if y is None else np.asarray(y).reshape(-1)
-        if labels is None or len(labels) != graph.n:
-            raise ValueError(f"y must hold a label for each of {graph.n} nodes, -1 where it is not known")
-        train, valid = self._known(labels, data)
+        labels = graph.labels if y is None else as_labels(y, graph.n)
+        if labels is None:
+            raise ValueError("y must be given, for nodes")
+        train, valid, measured = self._known(labels, data)
         self.classes_ = np.unique(labels[train])
         if len(self.classes_) < 2:
             raise ValueError(f"y must hold at least two classes, got {self.classes_.tolist()}")
-        valid = valid[np.isin(labels[valid], self.classes_)]
-        self.n_nodes_ = graph.n
-        embeddings = self._embed(graph)
-        self.components_ = tuple(embeddings)
-        parts = [np.asarray(z, dtype=np.float32) for z in embeddings.values()]
-        self._right = torch.from_numpy(np.concatenate(parts, 1))
+        valid, measured = (part[np.isin(labels[part], self.classes_)] for part in (valid, measured))
+        if not len(valid) or not len(measured):
+            raise ValueError("y must hold, of the classes to learn, labels to choose by")
+        widths = self._read(self._embed(graph))
         numbers = torch.from_numpy(np.searchsorted(self.classes_, labels.clip(self.classes_[0], self.classes_[-1])))
         at, checked = torch.from_numpy(train), torch.from_numpy(valid)
-
-        def quality(model: SparseGroupLinear) -> tuple[float, float]:
-            logits = model(self._right[checked])
-            right = float((logits.argmax(1) == numbers[checked]).float().mean())
-            return right, float(cross_entropy(logits, numbers[checked]))
-
-        def draw() -> tuple[Tensor, Tensor]:
-            return self._right[at], numbers[at]
-
-        widths, few = [z.shape[1] for z in parts], len(self.classes_)
-        self._search(widths, few, draw, cross_entropy, quality, adam=self._by_adam(len(train)))
+        self._search(
+            widths,
+            _Problem(
+                draw=lambda: (at, numbers[at]),
+                inputs=lambda nodes: self._right[nodes],
+                loss=cross_entropy,
+                metric=lambda logits: float((logits.argmax(1) == numbers[checked]).float().mean()),
+                checked=checked,
+                truth=numbers[checked],
+            ),
+            outputs=len(self.classes_),
+            rows=len(train),
+        )
         share = np.bincount(np.searchsorted(self.classes_, labels[train]))
-        majority = float((labels[valid] == self.classes_[share.argmax()]).mean())
-        with torch.no_grad():
-            self.skill_ = quality(self.model_)[0] - majority
+        majority = float((labels[measured] == self.classes_[share.argmax()]).mean())
+        self.skill_ = self.score(measured, labels[measured]) - majority
         self._warn("the most frequent class")
         return self
 
-    def _known(self, labels: ndarray, data: Any) -> tuple[ndarray, ndarray]:
-        masks = [getattr(data, name, None) for name in ("train_mask", "val_mask")]
-        if masks[0] is not None and masks[1] is not None:
-            parts = [np.flatnonzero(np.asarray(mask) & (labels >= 0)) for mask in masks]
+    def _known(self, labels: ndarray, data: Any) -> tuple[ndarray, ndarray, ndarray]:
+        """Nodes to learn from, to choose by and to measure by."""
+        masks = {name: getattr(data, name, None) for name in ("train_mask", "val_mask")}
+        if all(mask is not None for mask in masks.values()):
+            parts = []
+            for name, mask in masks.items():
+                mask = as_array(mask)
+                if mask.shape != labels.shape or mask.dtype != bool:
+                    raise ValueError(
+                        f"{name} must be a boolean for each of {len(labels)} nodes, got {mask.dtype} {mask.shape}; "
+                        "where data has several splits, give one"
+                    )
+                parts.append(np.flatnonzero(mask & (labels >= 0)))
         else:
-            order = np.random.default_rng(self.random_state).permutation(np.flatnonzero(labels >= 0))
-            parts = list(np.split(order, [len(order) - len(order) // 5]))
+            order = stream(self.random_state, "labels").permutation(np.flatnonzero(labels >= 0))
+            few = max(1, len(order) // 6) if len(order) >= 5 else 0
+            parts = list(np.split(order, [len(order) - 2 * few, len(order) - few]))
         if not len(parts[0]) or not len(parts[1]):
             raise ValueError("y must hold labels to learn from and others to choose by, at least five in all")
-        return parts[0], parts[1]
+        return parts[0], parts[1], parts[-1]
 
-    def _search(
-        self,
-        widths: Sequence[int],
-        outputs: int,
-        draw: Callable[[], tuple[Tensor, Tensor]],
-        loss: Callable[[Tensor, Tensor], Tensor],
-        quality: Callable[[SparseGroupLinear], tuple[float, float]],
-        *,
-        adam: bool,
-    ) -> None:
+    def _search(self, widths: Sequence[int], problem: "_Problem", *, outputs: int = 1, rows: int) -> None:
         """Try all pairs of penalties, and keep the model that is best on what is held back."""
-        best: _Tried | None = None
+        adam = self.solver == "adam" or (self.solver == "auto" and rows * sum(widths) > LARGEST_BATCH)
+        tried: list[_Tried] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             model = SparseGroupLinear(widths, outputs)
             for penalties in self.penalties or PAPER_GRID:
                 if self.compat is None:
                     model = SparseGroupLinear(widths, outputs)
-                tried = (self._adam if adam else self._lbfgs)(model, draw, loss, quality, penalties)
-                model.load_state_dict(dict(tried.state))
-                if best is None or tried.quality > best.quality:
-                    best = tried
-        assert best is not None
+                tried.append(self._learned(model, problem, penalties, adam=adam))
+                model.load_state_dict(dict(tried[-1].state))
+        best = max(tried, key=lambda one: one.quality)
         model.load_state_dict(dict(best.state))
         self.model_, self.penalties_, self.n_iter_ = model, best.penalties, best.epochs
         weights: list[Any] = [each.weight for each in model.maps]
         norms = np.array([float(weight.detach().norm()) for weight in weights])
         self.weights_ = dict(zip(self.components_, (norms / max(norms.sum(), 1e-30)).tolist(), strict=True))
 
-    def _lbfgs(
-        self,
-        model: SparseGroupLinear,
-        draw: Callable[[], tuple[Tensor, Tensor]],
-        loss: Callable[[Tensor, Tensor], Tensor],
-        quality: Callable[[SparseGroupLinear], tuple[float, float]],
-        penalties: tuple[float, float],
+    def _learned(
+        self, model: SparseGroupLinear, problem: "_Problem", penalties: tuple[float, float], *, adam: bool
     ) -> _Tried:
-        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1)
-        watch = _Watch(model, penalties, patience=5)
-        for epoch in range(self.max_epochs + 1):
-            x, wanted = draw()
-
-            def closure(x: Tensor = x, wanted: Tensor = wanted) -> Tensor:
-                if self.compat == "official":
-                    x, wanted = draw()
-                optimizer.zero_grad()
-                value = loss(model(x), wanted) + model.penalty(*penalties)
-                value.backward()  # type: ignore[no-untyped-call]
-                return value
-
-            optimizer.step(closure)  # type: ignore[arg-type,no-untyped-call]
-            with torch.no_grad():
-                if watch.done(epoch, *quality(model)):
-                    break
-        return watch.best
-
-    def _adam(
-        self,
-        model: SparseGroupLinear,
-        draw: Callable[[], tuple[Tensor, Tensor]],
-        loss: Callable[[Tensor, Tensor], Tensor],
-        quality: Callable[[SparseGroupLinear], tuple[float, float]],
-        penalties: tuple[float, float],
-    ) -> _Tried:
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-        watch = _Watch(model, penalties, patience=100)
+        """The best state on what is held back, by full batches and LBFGS or by batches and Adam."""
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.Adam(model.parameters(), lr=1e-2) if adam else torch.optim.LBFGS(model.parameters(), lr=0.1)
+        )
+        patience = 100 if adam else 5
+        checked = problem.inputs(problem.checked)
+        best = _Tried((-1.0, 0.0), _state(model), penalties, 0)
+        since = 0
         for epoch in range(self.max_epochs):
-            x, wanted = draw()
-            for batch in torch.randperm(len(x)).split(65_536):
-                optimizer.zero_grad()
-                value = loss(model(x[batch]), wanted[batch]) + model.penalty(*penalties)
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
+            asked, wanted = problem.draw()
+            for batch in torch.randperm(len(asked)).split(BATCH) if adam else [slice(None)]:
+                x, y = problem.inputs(asked[batch]), wanted[batch]
+
+                def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+                    if self.compat == "official" and not adam:
+                        drawn, y = problem.draw()
+                        x = problem.inputs(drawn)
+                    optimizer.zero_grad()
+                    value = problem.loss(model(x), y) + model.penalty(*penalties)
+                    value.backward()  # type: ignore[no-untyped-call]
+                    return value
+
+                optimizer.step(closure)  # type: ignore[arg-type]
             with torch.no_grad():
-                if watch.done(epoch, *quality(model)):
-                    break
-        return watch.best
+                logits = model(checked)
+                loss = float(problem.loss(logits, problem.truth))
+            if not loss <= 1000:  # diverged, or not a number
+                break
+            quality = (problem.metric(logits), -loss)
+            since = 0 if quality > (best.quality[0], best.quality[1] + LEAST_GAIN) else since + 1
+            if quality > best.quality:
+                best = _Tried(quality, _state(model), penalties, epoch)
+            if since >= patience:
+                break
+        return best
 
     def _warn(self, trivial: str) -> None:
         if not self.skill_ > 0:
@@ -354,29 +367,20 @@ class NetInfoFAct(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     # Answering -------------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _pairs(pairs: Any, n: int) -> Int[ndarray, "2 p"]:
-        found = np.asarray(pairs)
-        if found.ndim != 2 or found.shape[0] != 2 or found.dtype.kind not in "iu":
-            raise ValueError(f"pairs must be integers of shape (2, pairs), got {found.dtype} {found.shape}")
-        if found.size and (found.min() < 0 or found.max() >= n):
-            raise ValueError(f"pairs must be nodes from 0 to {n - 1}, got {found.min()} to {found.max()}")
-        return found.astype(np.int64)
-
     def decision_function(self, asked: Any) -> Float[ndarray, "..."]:
         """Links: logits of pairs (2, p). Nodes: logits (nodes, classes) of node numbers."""
         check_is_fitted(self, "model_")
         with torch.no_grad():
             if self.task == "node":
-                nodes = np.asarray(asked)
+                nodes = as_array(asked)
                 if nodes.ndim != 1 or nodes.dtype.kind not in "iu":
                     raise ValueError(f"nodes must be a list of integers, got {nodes.dtype} {nodes.shape}")
                 if nodes.size and (nodes.min() < 0 or nodes.max() >= self.n_nodes_):
                     raise ValueError(f"nodes must be from 0 to {self.n_nodes_ - 1}, got {nodes.min()} to {nodes.max()}")
                 made: ndarray = self.model_(self._right[torch.from_numpy(nodes.astype(np.int64))]).numpy()
                 return made
-            pairs = torch.from_numpy(self._pairs(asked, self.n_nodes_))
-            parts = [self.model_(self._products(part))[:, 0] for part in pairs.split(65_536, dim=1)]
+            pairs = torch.from_numpy(as_pairs(asked, "pairs", self.n_nodes_).T.copy())
+            parts = [self.model_(self._products(part))[:, 0] for part in pairs.split(BATCH)]
             return torch.cat(parts).double().numpy()
 
     def predict_proba(self, asked: Any) -> Float[ndarray, "asked classes"]:
@@ -404,21 +408,8 @@ class NetInfoFAct(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return float((self.predict(asked) == y).mean())
 
 
-class _Watch:
-    """Keeps the best state, and says when to stop."""
-
-    def __init__(self, model: SparseGroupLinear, penalties: tuple[float, float], *, patience: int) -> None:
-        self.model, self.patience = model, patience
-        self.best = _Tried(-1.0, self._state(), penalties, 0)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-
-    def done(self, epoch: int, quality: float, loss: float) -> bool:
-        if np.isfinite(loss) and quality > self.best.quality:
-            self.best = _Tried(quality, self._state(), self.best.penalties, epoch)
-            return False
-        return not np.isfinite(loss) or loss > 1000 or epoch >= self.best.epochs + self.patience
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def common_neighbours(graph: AttributedGraph, pairs: Int[ndarray, "2 p"]) -> Float[ndarray, " p"]:

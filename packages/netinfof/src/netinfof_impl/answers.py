@@ -25,8 +25,7 @@ def likeliest_links(model: NetInfoFAct, data: Any, names: Sequence[str], top: in
         two = (adjacency @ adjacency).tocoo()
         upper = two.row < two.col
         pairs = np.stack([two.row[upper], two.col[upper]]).astype(np.int64)
-    known = np.isin(pairs[0] * graph.n + pairs[1], graph.edges[0] * graph.n + graph.edges[1])
-    pairs = pairs[:, ~known]
+    pairs = pairs[:, ~graph.has(pairs)]
     score = model.predict_proba(pairs)[:, 1]
     best = np.argsort(-score, kind="stable")[:top]
     called = np.asarray(names, dtype=object)
@@ -38,12 +37,5 @@ def label_all(model: NetInfoFAct, data: Any, names: Sequence[str], classes: Sequ
     share = model.predict_proba(np.arange(len(names)))
     best = model.classes_[share.argmax(1)]
     known = np.asarray(data.y) >= 0
-    called = np.asarray(classes, dtype=object)
-    return pd.DataFrame(
-        {
-            "node": list(names),
-            "label": called[np.where(known, np.asarray(data.y), best)],
-            "given": known,
-            "likely": share.max(1),
-        }
-    )
+    label = np.asarray(classes, dtype=object)[np.where(known, np.asarray(data.y), best)]
+    return pd.DataFrame({"node": list(names), "label": label, "given": known, "likely": share.max(1)})

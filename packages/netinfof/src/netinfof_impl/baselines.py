@@ -15,7 +15,7 @@ from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
 from netinfof_impl.act import NetInfoFAct
 from netinfof_impl.embeddings import ComponentEmbeddings
-from netinfof_impl.graphs import AttributedGraph, EdgeSplit, hits_at_k, random_pairs
+from netinfof_impl.graphs import AttributedGraph, EdgeSplit, hits_at_k, random_pairs, stream
 from shared_impl.pretrained import Pretrained
 
 __all__ = [
@@ -80,11 +80,10 @@ def _trained(
     *,
     epochs: int,
     patience: int,
-    rate: float,
     decay: float,
 ) -> None:
     """Adam until what is held back has not improved for `patience` steps; the best state stays."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, weight_decay=decay)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=decay)
     best, since, state = -1.0, 0, {k: v.clone() for k, v in model.state_dict().items()}
     for _ in range(epochs):
         model.train()
@@ -121,7 +120,7 @@ def train_network_links(
     """
     graph = split.train
     x, edge_index = _inputs(graph), torch.from_numpy(graph.both_ways.copy())
-    edges, rng = torch.from_numpy(graph.edges), np.random.default_rng(seed)
+    edges, rng = torch.from_numpy(graph.edges), stream(seed, "negatives")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GraphNetwork(inputs=x.shape[1], kind=kind)
@@ -143,7 +142,7 @@ def train_network_links(
             found = scores(model(x, edge_index), valid).double().numpy()
             return hits_at_k(found, split.valid_labels, k)
 
-        _trained(model, loss, quality, epochs=epochs, patience=patience, rate=1e-2, decay=0.0)
+        _trained(model, loss, quality, epochs=epochs, patience=patience, decay=0.0)
     with torch.no_grad():
         z = model(x, edge_index)
     return lambda pairs: scores(z, torch.from_numpy(pairs)).double().numpy()
@@ -179,7 +178,7 @@ def train_network_nodes(
         def quality() -> float:
             return float((model(x, edge_index)[checked].argmax(1) == labels[checked]).float().mean())
 
-        _trained(model, loss, quality, epochs=epochs, patience=patience, rate=1e-2, decay=5e-4)
+        _trained(model, loss, quality, epochs=epochs, patience=patience, decay=5e-4)
     with torch.no_grad():
         made: ndarray = model(x, edge_index).argmax(1).numpy()
     return made

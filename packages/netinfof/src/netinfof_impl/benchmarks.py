@@ -10,15 +10,23 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy import ndarray
+from scipy.sparse.linalg import lsqr as lsqr_of_scipy
 from sklearn.metrics import roc_auc_score
 from torch_geometric.data import Data
 
 from netinfof_impl.act import NetInfoFAct, common_neighbours
 from netinfof_impl.baselines import train_network_links
-from netinfof_impl.compatibility import CompatibilityMatrix, training_pairs
+from netinfof_impl.compatibility import (
+    CompatibilityMatrix,
+    design_matrix,
+    kept_coefficients,
+    ridge_compatibility,
+    training_pairs,
+)
 from netinfof_impl.embeddings import ComponentEmbeddings, walk_counts, walk_counts_loop
 from netinfof_impl.graphs import AttributedGraph, as_graph, split_edges
 from netinfof_impl.probe import NetInfoFProbe
+from netinfof_impl.score import conditional_entropy
 from netinfof_impl.synthetic import synthetic_graph
 from shared_impl.bench import Benchmark, Case, Setting, Timing, checkout_revision, fitted_slope, module_from_file
 from shared_impl.cli import UserError
@@ -56,15 +64,11 @@ def lsqr(setting: Setting) -> Iterator[Case | Row | str]:
 
 
 def _dense_lsqr(z: ndarray, graph: AttributedGraph, seed: int) -> object:
-    from scipy.sparse.linalg import lsqr as solve
-
-    from netinfof_impl.compatibility import design_matrix, kept_coefficients, ridge_compatibility
-
     h0 = ridge_compatibility(z, graph.edges).T
     kept = kept_coefficients(h0, 0.05)
     pairs, wanted = training_pairs(graph, seed=seed)
-    matrix = design_matrix(z, pairs, kept)
-    return solve(matrix, wanted, damp=1, atol=1e-2, btol=1e-2, x0=h0[np.nonzero(kept)].astype(np.float64))
+    start = h0[np.nonzero(kept)].astype(np.float64)
+    return lsqr_of_scipy(design_matrix(z, pairs, kept), wanted, damp=1, atol=1e-2, btol=1e-2, x0=start)
 
 
 def walks(setting: Setting) -> Iterator[Case | Row | str]:
@@ -142,12 +146,9 @@ def official(setting: Setting) -> Iterator[Case | Row | str]:
         yield Row(label, "ours", "largest difference of z H over its largest value", gap, higher_is_better=False)
         yield Case(label, {"official": official_h, "ours": ours}, baseline="official", rounds=3)
         table = np.random.default_rng(setting.seed).integers(0, 50, (8, 2))
-        from netinfof_impl.score import conditional_entropy
-
         gap = abs(float(nui.conditional_entropy(table)) - conditional_entropy(table))
         yield Row(label, "ours", "difference of conditional entropy", gap, higher_is_better=False)
-    revision = checkout_revision(place)
-    yield f"amazon-science/Network-Usable-Info-Framework at {revision}, unchanged: models/cm.py, models/nui.py"
+    yield f"amazon-science/Network-Usable-Info-Framework at {checkout_revision(place)}: models/cm.py, models/nui.py"
 
 
 def _their_pairs(graph: AttributedGraph, seed: int) -> tuple[ndarray, ndarray]:
@@ -167,17 +168,14 @@ def defaults(setting: Setting) -> Iterator[Case | Row | str]:
     import networkx
 
     graphs: dict[str, Data] = {}
-    for name, made in (
-        ("karate club (34 nodes)", networkx.karate_club_graph()),
-        ("les miserables (77)", networkx.les_miserables_graph()),
-    ):
-        numbered = networkx.convert_node_labels_to_integers(made)
-        index = torch.tensor(list(numbered.edges)).T
+    named = {"karate club (34 nodes)": "karate_club_graph", "les miserables (77)": "les_miserables_graph"}
+    for name, maker in named.items():
+        made = networkx.convert_node_labels_to_integers(getattr(networkx, maker)())
+        index = torch.tensor(list(made.edges)).T
         graphs[name] = Data(edge_index=index, num_nodes=len(made), x=torch.eye(len(made)))
     for features, edges in () if setting.quick else KINDS:
-        graphs[f"{features}-{edges} (400)"] = synthetic_graph(
-            features, edges, n_nodes=400, n_features=80, seed=setting.seed
-        )  # type: ignore[arg-type]
+        data = synthetic_graph(features, edges, n_nodes=400, n_features=80, seed=setting.seed)
+        graphs[f"{features}-{edges} (400)"] = data
     for name, data in graphs.items():
         split = split_edges(data, seed=setting.seed)
         pairs, labels = split.test_pairs, split.test_labels

@@ -3,6 +3,8 @@
 torch is imported only when a command runs.
 """
 
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,9 @@ class Probe(_OfAGraph):
     permutations: int = 999
 
     def run(self) -> Any:
+        from rich.table import Table
+
+        from netinfof_impl.drawing import draw_scores
         from netinfof_impl.embeddings import COMPONENTS, ComponentEmbeddings
         from netinfof_impl.probe import NetInfoFProbe
 
@@ -66,35 +71,22 @@ class Probe(_OfAGraph):
                 self.task, embeddings=ComponentEmbeddings(walks=self.walks, seed=self.seed), bins=self.bins,
                 permutations=self.permutations, seed=self.seed,
             ).fit(data)  # fmt: skip
-        rows = {
+        rows: dict[str, dict[str, Any]] = {
             name: {"component": COMPONENTS[name], "score": r.score, "accuracy": r.accuracy, "p_value": r.test.p_value,
                    "chance_95": r.test.null_high}
             for name, r in probe.reports_.items()
         }  # fmt: skip
-        path = _drawn(rows, probe.base_, self.out_dir(SLUG) / "probe.png")
+        bars = {name: (r.score, r.test.null_high) for name, r in probe.reports_.items()}
+        path = draw_scores(bars, probe.base_, self.out_dir(SLUG) / "probe.png")
         if not self.json:
-            self._print(rows, probe.verdict(), path)
+            table = Table("", "component", "score", "chance reaches (95 %)", "p", "accuracy of its table")
+            for name, row in rows.items():
+                numbers = (row["score"], row["chance_95"], row["p_value"], row["accuracy"])
+                table.add_row(name, row["component"], *(f"{number:.3f}" for number in numbers))
+            self.console().print(table)
+            self.console().print(probe.verdict())
+            self.console().print(f"plot: {path}", highlight=False)
         return {"verdict": probe.verdict(), "base": probe.base_, "components": rows, "plot": str(path)}
-
-    def _print(self, rows: Mapping[str, Mapping[str, Any]], verdict: str, path: Path) -> None:
-        from rich.table import Table
-
-        table = Table("", "component", "score", "chance reaches (95 %)", "p", "accuracy of its table")
-        for name, row in rows.items():
-            table.add_row(
-                name, row["component"], f"{row['score']:.3f}", f"{row['chance_95']:.3f}", f"{row['p_value']:.3f}",
-                f"{row['accuracy']:.3f}",
-            )  # fmt: skip
-        console = self.console()
-        console.print(table)
-        console.print(verdict)
-        console.print(f"plot: {path}", highlight=False)
-
-
-def _drawn(rows: Mapping[str, Mapping[str, Any]], base: float, path: Path) -> Path:
-    from netinfof_impl.drawing import draw_scores
-
-    return draw_scores({name: (row["score"], row["chance_95"]) for name, row in rows.items()}, base, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +105,18 @@ class Act(_OfAGraph):
         data, names, classes = self.graph()
         if self.top < 1:
             raise UserError(f"--top must be positive, got {self.top}")
-        with bad_input():
+        path = self.output or self.out_dir(SLUG) / "answers.csv"
+        if not path.parent.is_dir():
+            raise UserError(f"--output {path}: there is no folder {path.parent}")
+        with bad_input(), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
             model = NetInfoFAct(self.task, random_state=self.seed).fit(data)
+        for warning in said:
+            print(f"{SLUG}-impl: {warning.message}", file=sys.stderr)
         if self.task == "link":
             table = likeliest_links(model, data, names, self.top)
         else:
             table = label_all(model, data, names, classes)
-        path = self.output or self.out_dir(SLUG) / "answers.csv"
         table.to_csv(path, index=False)
         if not self.json:
             what = "AUC" if self.task == "link" else "accuracy"
@@ -143,10 +140,9 @@ class Synthetic(Options):
 
         from netinfof_impl.synthetic import synthetic_graph
 
+        sizes = {"n_nodes": self.nodes, "n_features": self.columns}
         with bad_input():
-            data = synthetic_graph(
-                self.features, self.edges, n_nodes=self.nodes, n_features=self.columns, seed=self.seed
-            )
+            data = synthetic_graph(self.features, self.edges, **sizes, seed=self.seed)
         assert data.x is not None
         assert data.edge_index is not None
         folder = self.out_dir(SLUG)

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import LinearOperator, cg, lsqr
+from sklearn.base import BaseEstimator
 
-from netinfof_impl.graphs import AttributedGraph, random_pairs
+from netinfof_impl.graphs import AttributedGraph, as_edges, random_pairs, stream
 
 __all__ = ["CompatibilityMatrix", "PairDesign", "design_matrix", "ridge_compatibility", "training_pairs"]
 
@@ -22,17 +23,11 @@ def ridge_compatibility(
 ) -> Float[ndarray, "d d"]:
     """H0 = (Zi'Zi + ridge I)^{-1} Zi'Zj over both directions of all edges: z_j told from z_i, without negatives."""
     counts = np.bincount(edges.reshape(-1), minlength=len(z)).astype(z.dtype)
-    neighbours = _sums_over_edges(z, edges)
+    row, col = np.concatenate([edges, edges[::-1]], axis=1)
+    neighbours = coo_array((np.ones(len(row), z.dtype), (row, col)), shape=(len(z), len(z))).tocsr() @ z
     gram = z.T @ (counts[:, None] * z) + ridge * np.eye(z.shape[1], dtype=z.dtype)
     solved: ndarray = np.linalg.solve(gram, z.T @ neighbours)
     return solved
-
-
-def _sums_over_edges(z: ndarray, edges: ndarray) -> ndarray:
-    n = len(z)
-    row, col = np.concatenate([edges, edges[::-1]], axis=1)
-    made: ndarray = coo_array((np.ones(len(row), z.dtype), (row, col)), shape=(n, n)).tocsr() @ z
-    return made
 
 
 def training_pairs(
@@ -49,7 +44,7 @@ def training_pairs(
     """
     if negatives < 0 or sample < 1:
         raise ValueError(f"negatives must not be negative and sample positive, got {negatives} and {sample}")
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "pairs of H")
     edges = graph.edges
     if two_core:
         degree = np.bincount(edges.reshape(-1), minlength=graph.n)
@@ -82,6 +77,13 @@ class PairDesign:
         row, col = np.nonzero(np.triu(self.kept))
         return row, col
 
+    @cached_property
+    def rows(self) -> tuple[ndarray, ndarray, ndarray]:
+        """The pairs in the order of a sparse matrix, their columns, and where each row starts."""
+        order = np.argsort(self.pairs[0] * len(self.z) + self.pairs[1], kind="stable")  # linear where in order
+        first, second = self.pairs[:, order]
+        return order, second, np.searchsorted(first, np.arange(len(self.z) + 1))
+
     @property
     def shape(self) -> tuple[int, int]:
         """(pairs, coefficients)."""
@@ -101,8 +103,9 @@ class PairDesign:
 
     def backward(self, residuals: Float[ndarray, " pairs"]) -> Float[ndarray, " c"]:
         """The transpose: what each coefficient has of the residuals."""
-        n = len(self.z)
-        sparse = coo_array((residuals.astype(self.z.dtype), tuple(self.pairs)), shape=(n, n)).tocsr()
+        order, columns, starts = self.rows
+        data = residuals.astype(self.z.dtype)[order]
+        sparse = csr_array((data, columns, starts), shape=(len(self.z), len(self.z)))
         full = self.z.T @ (sparse @ self.z)
         both = full + full.T
         np.fill_diagonal(both, np.diag(full))
@@ -124,9 +127,10 @@ def similarities(
 ) -> Float[ndarray, " pairs"]:
     """left_i . z_j for each pair, a piece of the pairs at a time."""
     made = np.empty(pairs.shape[1], dtype=z.dtype)
-    for at in range(0, pairs.shape[1], 65_536):
-        i, j = pairs[:, at : at + 65_536]
-        np.einsum("pd,pd->p", left[i], z[j], out=made[at : at + 65_536])
+    # pieces that stay in the cache; `take` gathers rows several times as fast as brackets
+    for at in range(0, pairs.shape[1], 8192):
+        i, j = pairs[:, at : at + 8192]
+        np.einsum("pd,pd->p", left.take(i, 0), z.take(j, 0), out=made[at : at + 8192])
     return made
 
 
@@ -141,7 +145,7 @@ def design_matrix(
     return made
 
 
-class CompatibilityMatrix:
+class CompatibilityMatrix(BaseEstimator):  # type: ignore[misc]
     """A symmetric H with z_i H z_j near 1 on edges and near 0 elsewhere (section 4.1).
 
     It starts from the upper triangle of ridge regression (`ridge_compatibility`), whose smallest coefficients, that
@@ -201,12 +205,17 @@ class CompatibilityMatrix:
         self.max_iterations, self.drop, self.start, self.towards = max_iterations, drop, start, towards
         self.penalty, self.two_core, self.sample, self.seed = penalty, two_core, sample, seed
 
-    def fit(self, z: Float[ndarray, "n d"], graph: AttributedGraph) -> "CompatibilityMatrix":
+    def fit(self, z: Float[ndarray, "n d"], graph: Any) -> "CompatibilityMatrix":
         """Learn H from the edges of a graph and random pairs.
+
+        Args:
+            graph: `AttributedGraph`, `torch_geometric.data.Data`, or integers (2, edges) of either direction.
 
         Raises:
             ValueError: embeddings of another number of nodes, or not finite; a graph without edges.
         """
+        if not isinstance(graph, AttributedGraph):
+            graph = AttributedGraph(len(z), as_edges(getattr(graph, "edge_index", graph), len(z)))
         if len(z) != graph.n:
             raise ValueError(f"z must have a row for each of {graph.n} nodes, got {len(z)}")
         pairs, wanted = training_pairs(
@@ -236,6 +245,8 @@ class CompatibilityMatrix:
         if self.start == "symmetric":
             h0 = (h0 + h0.T) / 2
         kept = kept_coefficients(h0, self.drop)
+        order = np.argsort(pairs[0] * len(z) + pairs[1])  # neighbours in memory are read together
+        pairs, wanted = pairs[:, order], wanted[order]
         design = PairDesign(z, pairs, kept)
         begin = h0[design.places].astype(np.float64)
         if self.method == "ridge":
@@ -250,11 +261,11 @@ class CompatibilityMatrix:
 
     def _solve(self, design: PairDesign, weights: ndarray, wanted: ndarray, begin: ndarray, centre: ndarray) -> ndarray:
         """Minimise |X w^{-1} s - wanted|^2 + damp^2 |s - centre|^2 over s = w h."""
+        solved: ndarray
         if self.method == "dense":
             matrix = design_matrix(design.z, design.pairs, design.kept).astype(np.float64) / weights
             augmented = np.concatenate([matrix, self.damp * np.eye(len(weights))])
-            self.n_iter_ = 1
-            solved: ndarray = np.linalg.lstsq(augmented, np.concatenate([wanted, self.damp * centre]))[0]
+            solved, self.n_iter_ = np.linalg.lstsq(augmented, np.concatenate([wanted, self.damp * centre]))[0], 1
             return solved
         operator, limit = design.operator(weights), self.max_iterations
         if self.method == "cg":
@@ -265,19 +276,15 @@ class CompatibilityMatrix:
             )
             steps: list[int] = []
             right = operator.rmatvec(wanted) + self.damp**2 * centre
-            found, _ = cg(
-                square, right, x0=begin, rtol=self.tolerance, maxiter=limit, callback=lambda _: steps.append(1)
-            )
+            options = {"rtol": self.tolerance, "maxiter": limit, "callback": lambda _: steps.append(1)}
+            solved, _ = cg(square, right, x0=begin, **options)
             self.n_iter_ = len(steps)
-            made: ndarray = found
-            return made
-        outcome = lsqr(
+            return solved
+        solved, _, self.n_iter_ = lsqr(
             operator, wanted, damp=self.damp, atol=self.tolerance, btol=self.tolerance, iter_lim=limit,
             x0=centre if self.towards == "start" else None,
-        )  # fmt: skip
-        self.n_iter_ = int(outcome[2])
-        result: ndarray = outcome[0]
-        return result
+        )[:3]  # fmt: skip
+        return solved
 
     def transform(self, z: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
         """z H: its inner product with z is the adjusted similarity."""

@@ -11,7 +11,7 @@ from torch_geometric.data import Data
 from shared_impl.data import DataError, reading
 from shared_impl.datasets import CitationGraph, gnn_benchmark, planetoid
 
-__all__ = ["FOLDER_SETS", "load_graph", "read_amazon", "read_heterophilous", "read_linkx", "read_twitch"]
+__all__ = ["FOLDER_SETS", "load_graph", "read_amazon", "read_linkx", "read_twitch"]
 
 FOLDER_SETS = ("photo", "computers", "chameleon", "squirrel", "actor", "twitch", "pokec")
 
@@ -35,15 +35,15 @@ def load_graph(name: str, folder: Path | None = None) -> Data:
     if name in ("cora-npz", "citeseer-npz"):
         return _from_citations(gnn_benchmark(name.removesuffix("-npz")))  # type: ignore[arg-type]
     if name not in FOLDER_SETS:
-        known = ("cora", "citeseer", "pubmed", "cora-npz", "citeseer-npz", *FOLDER_SETS)
-        raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}")
+        known = f"cora, citeseer, pubmed, cora-npz, citeseer-npz, {', '.join(FOLDER_SETS)}"
+        raise ValueError(f"name must be one of {known}, got {name!r}")
     if folder is None:
         raise ValueError(f"{name} is read from a folder: give the one that holds its files")
     if name in ("photo", "computers"):
         return read_amazon(folder / f"amazon_electronics_{name}.npz")
     if name == "twitch":
         return read_twitch(folder)
-    return read_linkx(folder / f"{name}.mat") if name == "pokec" else read_heterophilous(folder / f"{name}.mat")
+    return read_linkx(folder / f"{name}.mat")
 
 
 def _from_citations(graph: CitationGraph) -> Data:
@@ -65,11 +65,7 @@ def _exists(path: Path) -> Path:
 
 
 def read_amazon(path: Path) -> Data:
-    """Amazon Photo or Computers as Shchur et al. keep them: sparse matrices in a .npz without pickles.
-
-    Raises:
-        DataError: a file that is missing or damaged.
-    """
+    """Amazon Photo or Computers as Shchur et al. keep them: sparse matrices in a .npz without pickles."""
     with reading(_exists(path)), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         made = {}
         for key in ("adj", "attr"):
@@ -81,12 +77,8 @@ def read_amazon(path: Path) -> Data:
         return _data(edges, made["attr"].toarray(), labels)
 
 
-def read_heterophilous(path: Path) -> Data:
-    """Chameleon, Squirrel or Actor as LINKX has them: a .mat with edge_index, node_feat and label.
-
-    Raises:
-        DataError: a file that is missing or damaged.
-    """
+def read_linkx(path: Path) -> Data:
+    """Chameleon, Squirrel, Actor or Pokec as LINKX has them: a .mat with edge_index, node_feat and label."""
     with reading(_exists(path)):
         try:
             held = scipy.io.loadmat(path)
@@ -98,21 +90,8 @@ def read_heterophilous(path: Path) -> Data:
         return _data(edges, features, labels)
 
 
-def read_linkx(path: Path) -> Data:
-    """Pokec as LINKX has it: as the others, labels from 0, and -1 where there is none.
-
-    Raises:
-        DataError: a file that is missing or damaged.
-    """
-    return read_heterophilous(path)
-
-
 def read_twitch(folder: Path) -> Data:
-    """Twitch gamers: dates as numbers, languages numbered as they come, label: whether content is mature.
-
-    Raises:
-        DataError: a file that is missing or damaged.
-    """
+    """Twitch gamers: dates as numbers, languages numbered as they come, label: whether content is mature."""
     nodes_path, edges_path = folder / "twitch-gamer_feat.csv", folder / "twitch-gamer_edges.csv"
     with reading(_exists(nodes_path)):
         nodes = pd.read_csv(nodes_path).drop(columns="numeric_id")

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +30,7 @@ def demo(*, seed: int, device: torch.device, out_dir: Path, console: Console) ->
     found: dict[str, Any] = {"scores": probe.scores_}
     for name, z in embeddings.items():
         plain = hits_at_k(dot_product_scores(z, pairs), labels)
-        adjusted = hits_at_k(probe.compatibility_[name].similarity(z, pairs).astype(np.float64), labels)
+        adjusted = hits_at_k(probe.compatibility_[name].similarity(z, pairs), labels)
         report = probe.reports_[name]
         table.add_row(
             name, COMPONENTS[name], f"{report.score:.3f}", f"{report.test.p_value:.3f}", f"{100 * plain:.1f}",

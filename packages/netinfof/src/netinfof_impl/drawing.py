@@ -18,11 +18,8 @@ def draw_scores(scores: Mapping[str, tuple[float, float]], base: float, path: Pa
     axes.bar(names, [score - base for score, _ in scores.values()], bottom=base, color="tab:blue", width=0.6)
     for i, (_, chance) in enumerate(scores.values()):
         axes.plot([i - 0.4, i + 0.4], [chance, chance], color="tab:red", label="chance, 95 %" if i == 0 else None)
-    axes.set(
-        ylim=(min(base, *(s for s, _ in scores.values())), 1),
-        ylabel="NetInfoF score",
-        title="What each component tells",
-    )
+    lowest = min(base, *(score for score, _ in scores.values()))
+    axes.set(ylim=(lowest, 1), ylabel="NetInfoF score", title="What each component tells")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -7,11 +7,12 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import eigsh, svds
+from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import randomized_svd
 
-from netinfof_impl.graphs import AttributedGraph, as_graph
+from netinfof_impl.graphs import AttributedGraph, as_graph, stream
 
 __all__ = ["COMPONENTS", "ComponentEmbeddings", "scaled", "walk_counts", "walk_counts_loop"]
 
@@ -47,7 +48,7 @@ def walk_counts(
     # where the reverse of each directed edge stands, which a second step jumps over
     source = np.repeat(np.arange(graph.n), degree)
     back = np.searchsorted(source * graph.n + neighbours, neighbours * graph.n + source)
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "walks")
     rows = np.flatnonzero(degree)
     parts: list[Any] = []
     for first in range(0, len(rows), max(1, CHUNK // walks)):
@@ -75,7 +76,7 @@ def walk_counts_loop(
     """`walk_counts` a walk at a time: the obvious form."""
     _check_walks(walks, threshold)
     adjacency = graph.adjacency()
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "walks")
     counts: dict[tuple[int, int], int] = {}
     for node in range(graph.n):
         neighbours = adjacency.indices[adjacency.indptr[node] : adjacency.indptr[node + 1]]
@@ -108,7 +109,12 @@ def scaled(z: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
     return z / np.where(length > 0, length, 1)
 
 
-class ComponentEmbeddings:
+def _weighty(z: Float[ndarray, "n d"], s: Float[ndarray, " d"]) -> Float[ndarray, "n d"]:
+    """Zero for the directions without weight: they are arbitrary, and scaling would blow them up."""
+    return z * (s > s.max(initial=0) * 1e-5)
+
+
+class ComponentEmbeddings(BaseEstimator):  # type: ignore[misc]
     """U, R, F, P and S of a graph: what linear graph networks read, without training (section 3.2).
 
     Args:
@@ -136,15 +142,13 @@ class ComponentEmbeddings:
     ) -> None:
         if d < 1:
             raise ValueError(f"d must be positive, got {d}")
-        if unknown := [name for name in components if name not in COMPONENTS]:
-            raise ValueError(f"components must be among {', '.join(COMPONENTS)}, got {unknown[0]!r}")
-        if not components:
-            raise ValueError("components must name at least one of U, R, F, P, S")
+        _check_walks(walks, threshold)
+        if not components or not set(components) <= set(COMPONENTS):
+            raise ValueError(f"components must name at least one of {', '.join(COMPONENTS)}, got {components}")
         if solver not in ("auto", "exact", "randomized"):
             raise ValueError(f"solver must be 'auto', 'exact' or 'randomized', got {solver!r}")
-        _check_walks(walks, threshold)
         self.d, self.walks, self.threshold, self.seed = d, walks, threshold, seed
-        self.components, self.solver, self.symmetric, self.dtype = tuple(components), solver, symmetric, dtype
+        self.components, self.solver, self.symmetric, self.dtype = components, solver, symmetric, dtype
 
     def fit_transform(self, data: Any) -> dict[str, Float[ndarray, "n rank"]]:
         """Embeddings by component; only the edges of `data` are read, so give training edges only.
@@ -152,7 +156,7 @@ class ComponentEmbeddings:
         Raises:
             ValueError: a graph without edges, or without features when only F, P, S are asked for.
         """
-        graph = as_graph(data)
+        graph = as_graph(data, labels_needed=False)
         rank = min(self.d, graph.n - 1)
         if graph.features is not None:
             rank = min(rank, graph.features.shape[1])
@@ -166,7 +170,7 @@ class ComponentEmbeddings:
     def _raw(self, graph: AttributedGraph, rank: int) -> Iterator[tuple[str, ndarray]]:
         for name in self.components:
             if name == "U":
-                yield name, self._left(graph.adjacency(), rank)
+                yield name, self._left(graph.adjacency(), rank, symmetric=True)
             elif name == "R":
                 counts = walk_counts(graph, walks=self.walks, threshold=self.threshold, seed=self.seed)
                 yield name, self._left(counts, rank)
@@ -175,20 +179,34 @@ class ComponentEmbeddings:
                 if name != "F":
                     spread = self._spread(graph, loops=name == "S")
                     x = spread @ (spread @ x)
-                varies = bool((x != x[0]).any())
-                yield name, PCA(rank, random_state=self.seed).fit_transform(x) if varies else np.zeros((graph.n, rank))
+                yield name, self._principal(x, rank)
 
-    def _left(self, matrix: "scipy.sparse.csr_array", rank: int) -> ndarray:
+    def _principal(self, x: Float[ndarray, "n f"], rank: int) -> ndarray:
+        """The first principal components."""
+        if not (x != x[0]).any():
+            return np.zeros((len(x), rank))
+        model = PCA(rank, random_state=self.seed)
+        # in single precision the covariance hides directions below a thousandth of the first
+        made = model.fit_transform(x.astype(np.float64))
+        return _weighty(made, model.singular_values_)
+
+    def _left(self, matrix: "scipy.sparse.csr_array", rank: int, *, symmetric: bool = False) -> ndarray:
         """U S^{1/2} of the truncated singular value decomposition."""
+        if not matrix.nnz:
+            return np.zeros((matrix.shape[0], rank))
         if self.solver == "exact" or (self.solver == "auto" and matrix.shape[0] <= 50_000):
-            start = np.random.default_rng(self.seed).standard_normal(min(matrix.shape))
-            u, s, _ = svds(matrix.astype(np.float64), k=rank, v0=start)
-            u, s = u[:, ::-1], s[::-1]
+            start = stream(self.seed, "first vector").standard_normal(min(matrix.shape))
+            if symmetric:  # where edges join two sides values come as s and -s, whose singular vectors are arbitrary
+                values, u = eigsh(matrix.astype(np.float64), k=min(rank + 1, len(start) - 1), v0=start)
+                s = np.abs(values)
+                order = np.lexsort((values, np.round(s, 8)))[::-1][:rank]
+            else:
+                u, s, _ = svds(matrix.astype(np.float64), k=rank, v0=start)
+                order = np.arange(rank)[::-1]
+            u, s = u[:, order], s[order]
         else:
             u, s, _ = randomized_svd(matrix.astype(self.dtype), rank, n_iter=4, random_state=self.seed)
-        # directions without weight are arbitrary, and scaling would blow them up
-        made: ndarray = u * np.sqrt(np.where(s > s.max(initial=0) * 1e-5, s, 0))
-        return made
+        return _weighty(u * np.sqrt(s.clip(0)), s)
 
     def _spread(self, graph: AttributedGraph, *, loops: bool) -> "scipy.sparse.csr_array":
         adjacency = graph.adjacency(loops=loops).astype(self.dtype)

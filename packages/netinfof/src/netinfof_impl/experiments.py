@@ -23,7 +23,7 @@ from netinfof_impl.baselines import (
 from netinfof_impl.compatibility import CompatibilityMatrix
 from netinfof_impl.data import load_graph
 from netinfof_impl.embeddings import COMPONENTS, ComponentEmbeddings
-from netinfof_impl.graphs import EdgeSplit, as_graph, hits_at_k, split_edges
+from netinfof_impl.graphs import EdgeSplit, as_graph, hits_at_k, split_edges, stream
 from netinfof_impl.probe import NetInfoFProbe
 from netinfof_impl.synthetic import synthetic_graph
 from shared_impl.experiments import Context, Experiment, Finished, Metric, Plot, Run, Table, grid
@@ -71,15 +71,12 @@ def links(run: Run, context: Context) -> dict[str, float]:
     pairs, labels = split.test_pairs, split.test_labels
     k = min(options["k"], int((labels == 0).sum()))
     if run.model in NETWORKS:
-        kind: Any = run.model
-        scores = train_network_links(split, kind, k=k, epochs=options["epochs"], seed=run.seed)(pairs)
-    elif run.model == "features . features":
-        scores = dot_product_scores(embeddings["F"], pairs)
-    elif run.model == "P . P":
-        scores = dot_product_scores(embeddings["P"], pairs)
+        scores = train_network_links(split, run.model, k=k, epochs=options["epochs"], seed=run.seed)(pairs)  # type: ignore[arg-type]
+    elif run.model in ("features . features", "P . P"):
+        scores = dot_product_scores(embeddings[run.model[0].upper()], pairs)
     elif run.model == "P . H P":
         matrix = CompatibilityMatrix(seed=run.seed).fit(embeddings["P"], split.train)
-        scores = matrix.similarity(embeddings["P"], pairs).astype(np.float64)
+        scores = matrix.similarity(embeddings["P"], pairs)
     elif run.model == "common neighbours":
         scores = common_neighbours(split.train, pairs)
     else:
@@ -106,7 +103,7 @@ def scores(run: Run, context: Context) -> dict[str, float]:
         "score": report.score,
         "accuracy": report.accuracy,
         "p": report.test.p_value,
-        "hits": hits_at_k(similarity.astype(np.float64), split.test_labels, k),
+        "hits": hits_at_k(similarity, split.test_labels, k),
     }
 
 
@@ -115,33 +112,28 @@ def nodes(run: Run, context: Context) -> dict[str, float]:
     data = graph_by_name(run.data, run.options["nodes"], run.seed)
     graph = as_graph(data, normalise="-" not in run.data)
     assert graph.labels is not None
-    order = np.random.default_rng(run.seed).permutation(graph.n)
-    few = max(4, graph.n // 40)
+    order = stream(run.seed, "nodes").permutation(graph.n)
+    few = max(12, graph.n // 40)
     train, valid, test = np.split(order, [few, 2 * few])
     if "train_mask" in data:
         train, valid, test = (np.flatnonzero(data[f"{part}_mask"].numpy()) for part in ("train", "val", "test"))
     if run.model in NETWORKS:
-        kind: Any = run.model
-        guess = train_network_nodes(graph, train, valid, kind, epochs=run.options["epochs"], seed=run.seed)
+        epochs = run.options["epochs"]
+        guess = train_network_nodes(graph, train, valid, run.model, epochs=epochs, seed=run.seed)  # type: ignore[arg-type]
     elif run.model == "features":
         guess = feature_regression(graph, train, seed=run.seed)
     elif run.model == "majority":
         guess = np.full(graph.n, np.bincount(graph.labels[train]).argmax())
     else:
         model = slimg("node", seed=run.seed) if run.model == "SlimG" else NetInfoFAct("node", random_state=run.seed)
+        model.set_params(max_epochs=run.options["epochs"])
         known = np.full(graph.n, -1)
         known[train], known[valid] = graph.labels[train], graph.labels[valid]
-        masks = Data(train_mask=_mask(graph.n, train), val_mask=_mask(graph.n, valid))
+        masks = Data(train_mask=np.isin(np.arange(graph.n), train), val_mask=np.isin(np.arange(graph.n), valid))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the table says how good it is
             guess = model._fit_nodes(graph, masks, known).predict(np.arange(graph.n))
     return {"accuracy": float((guess[test] == graph.labels[test]).mean())}
-
-
-def _mask(n: int, at: ndarray) -> ndarray:
-    made = np.zeros(n, dtype=bool)
-    made[at] = True
-    return made
 
 
 LINK_MODELS = ("NetInfoF", "SlimG", *NETWORKS, "features . features", "common neighbours")
@@ -159,9 +151,8 @@ def _correlation(finished: "list[Finished] | tuple[Finished, ...]") -> list[str]
     below = sum(one.metrics["score"] <= one.metrics["accuracy"] + 1e-12 for one in finished)
     notes = [f"The score is at most the accuracy of its table in {below} of {len(finished)} runs."]
     if len(pairs) > 2:
-        notes.append(
-            f"Spearman's correlation of score and Hits@K: {spearmanr(*zip(*pairs, strict=True)).statistic:.2f}."
-        )
+        correlation = spearmanr(*zip(*pairs, strict=True)).statistic
+        notes.append(f"Spearman's correlation of score and Hits@K: {correlation:.2f}.")
     return notes
 
 

@@ -3,7 +3,6 @@
 import io
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,13 @@ from shared_impl.cli import UserError
 
 __all__ = ["read_graph", "read_table"]
 
+MISSING = ("", "NA", "NaN", "nan")  # labels
 
-def read_table(path: Path) -> pd.DataFrame:
+
+def read_table(path: Path, named: int) -> pd.DataFrame:
     """A CSV with a header, or standard input for `-`; separators `,` `;` tab and blanks are found out.
+
+    The first `named` columns are text, as they are written: 007 is not 7, and a node may be called NA.
 
     Raises:
         UserError: no file, no table, or no rows.
@@ -25,9 +28,17 @@ def read_table(path: Path) -> pd.DataFrame:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
         separator = next((mark for mark in (",", ";", "\t") if mark in first), r"\s+")
-        table = pd.read_csv(io.StringIO(text), sep=separator)
+        columns = pd.read_csv(io.StringIO(text), sep=separator, nrows=0).columns
+        table = pd.read_csv(
+            io.StringIO(text), sep=separator, keep_default_na=False, dtype=dict.fromkeys(columns[:named], str),
+            na_values=dict.fromkeys(columns[named:], MISSING),
+        )  # fmt: skip
+        for name in columns[:named]:
+            table[name] = table[name].str.strip()
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path} is no table: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UserError(f"{path} has rows of more columns than its header")
     if table.empty:
         raise UserError(f"{path} holds no rows below its header")
     return table
@@ -39,7 +50,7 @@ def read_graph(
     """A graph from tables whose first column, or first two for edges, name the nodes.
 
     Nodes are those that any of the tables names, in sorted order. Features: columns of numbers; a node without a row
-    has zeros. Labels: one column of any values; a node without a row, or with an empty cell, has none.
+    has zeros. Labels: one column of any values; a node without a row, or with an empty cell or NA, has none.
 
     Returns:
         the graph, the nodes' names, the classes' names.
@@ -47,14 +58,16 @@ def read_graph(
     Raises:
         UserError: a table that does not fit.
     """
-    pairs = read_table(edges)
+    pairs = read_table(edges, 2)
     if pairs.shape[1] < 2:
         raise UserError(f"{edges} must have two columns, source and target, got {pairs.shape[1]}")
-    pairs = pairs.iloc[:, :2]
-    if pairs.isna().any(axis=None):
-        raise UserError(f"{edges}, row {int(pairs.isna().any(axis=1).argmax()) + 2}: a node is missing")
-    ends = [_names(pairs.iloc[:, i]) for i in range(2)]
-    tables = {"features": _by_node(features), "labels": _by_node(labels)}
+    ends = [pairs.iloc[:, i].to_numpy(dtype=str) for i in range(2)]
+    if (empty := (ends[0] == "") | (ends[1] == "")).any():
+        raise UserError(f"{edges}, row {int(empty.argmax()) + 2}: a node is missing")
+    header = [str(name).strip() for name in pairs.columns[:2]]
+    if all(name in ends[0] or name in ends[1] for name in header):
+        raise UserError(f"{edges} has no header: its first line, {header[0]} and {header[1]}, names nodes")
+    tables = {"features": _by_node(features, 1), "labels": _by_node(labels, 2)}
     seen = np.unique(np.concatenate([*ends, *(t.index.to_numpy(dtype=str) for t in tables.values() if t is not None)]))
     place = {name: i for i, name in enumerate(seen.tolist())}
     index = np.array([[place[name] for name in end] for end in ends], dtype=np.int64)
@@ -70,7 +83,8 @@ def read_graph(
         data.x = torch.from_numpy(x)
     classes: list[str] = []
     if (table := tables["labels"]) is not None:
-        column = table.iloc[:, 0].dropna().astype(str)
+        column = table.iloc[:, 0]
+        column = column[~column.isin(MISSING)]
         found, codes = np.unique(column.to_numpy(dtype=str), return_inverse=True)
         y = np.full(len(seen), -1, dtype=np.int64)
         y[[place[name] for name in column.index]] = codes
@@ -78,18 +92,13 @@ def read_graph(
     return data, seen.tolist(), classes
 
 
-def _names(column: Any) -> np.ndarray:
-    made: np.ndarray = column.astype(str).str.strip().to_numpy(dtype=str)
-    return made
-
-
-def _by_node(path: Path | None) -> pd.DataFrame | None:
+def _by_node(path: Path | None, named: int) -> pd.DataFrame | None:
     if path is None:
         return None
-    table = read_table(path)
+    table = read_table(path, named)
     if table.shape[1] < 2:
         raise UserError(f"{path} must have a column of nodes and at least one other, got {table.shape[1]}")
-    names = _names(table.iloc[:, 0])
+    names = table.iloc[:, 0].to_numpy(dtype=str)
     if len(set(names.tolist())) < len(names):
         raise UserError(f"{path} names a node twice")
     made = table.iloc[:, 1:]

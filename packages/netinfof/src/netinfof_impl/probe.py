@@ -1,21 +1,27 @@
 """NetInfoF_Probe: how much each component tells about links or labels, measured without training (section 4)."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import MiniBatchKMeans
 
-from netinfof_impl.compatibility import CompatibilityMatrix
+from netinfof_impl.compatibility import CompatibilityMatrix, similarities
 from netinfof_impl.embeddings import COMPONENTS, ComponentEmbeddings
-from netinfof_impl.graphs import AttributedGraph, as_graph, random_pairs, split_edges
+from netinfof_impl.graphs import AttributedGraph, as_graph, labelled_pairs, random_pairs, split_edges, stream
 from netinfof_impl.score import (
     PermutationTest,
     accuracy_of_table,
+    against_chance,
     contingency_table,
     permutation_test,
+    scores_of_tables,
 )
 
 __all__ = ["ComponentReport", "NetInfoFProbe", "quantile_edges"]
@@ -42,7 +48,11 @@ def quantile_edges(values: Float[ndarray, " n"], bins: int) -> Float[ndarray, " 
     return edges
 
 
-class NetInfoFProbe:
+LARGEST_CHOICE = 20_000  # labels; of more the others are scored
+LEAST_PERMUTATIONS = 99  # of fewer none could reach the level of 1 %
+
+
+class NetInfoFProbe(BaseEstimator):  # type: ignore[misc]
     """Scores in (0, 1] of the five components, before anything is trained (section 4).
 
     Links: the adjusted similarity of training edges and twice as many random pairs is cut into 8 quantile bins; how
@@ -55,8 +65,9 @@ class NetInfoFProbe:
         embeddings: how components are made; default: `ComponentEmbeddings(seed=seed)`.
         compatibility: how similarity is adjusted; default: `CompatibilityMatrix(seed=seed)`; None: plain products.
         bins: quantile bins of similarities.
-        cells: numbers of k-means cells, of which the one is taken that tells held-back labels best.
-        permutations: of the test that says whether a score is beyond chance.
+        cells: numbers of k-means cells, of which the one is taken that tells held-back labels best; the test of
+            permutations repeats that choice.
+        permutations: of the test that says whether a score is beyond chance; at least 99.
         normalise: features minus the smallest of all, rows summing to one, as the paper prepares them.
         seed: of everything that is drawn.
 
@@ -83,38 +94,35 @@ class NetInfoFProbe:
             raise ValueError(f"task must be 'link' or 'node', got {task!r}")
         if bins < 2 or not cells or min(cells) < 1:
             raise ValueError(f"bins must be at least 2 and cells positive, got {bins} and {cells}")
-        self.task, self.bins, self.cells, self.permutations = task, bins, tuple(cells), permutations
-        self.normalise, self.seed = normalise, seed
-        self.embeddings = embeddings or ComponentEmbeddings(seed=seed)
-        self.compatibility = CompatibilityMatrix(seed=seed) if compatibility == "default" else compatibility
+        if permutations < LEAST_PERMUTATIONS:
+            raise ValueError(f"permutations must be at least {LEAST_PERMUTATIONS}, got {permutations}")
+        self.task, self.bins, self.cells, self.permutations = task, bins, cells, permutations
+        self.embeddings, self.compatibility, self.normalise, self.seed = embeddings, compatibility, normalise, seed
 
-    def fit(
-        self,
-        data: Any,
-        pairs: Int[ndarray, "2 p"] | None = None,
-        pair_labels: Int[ndarray, " p"] | None = None,
-    ) -> "NetInfoFProbe":
+    def fit(self, data: Any, pairs: Any = None, pair_labels: Any = None) -> "NetInfoFProbe":
         """Measure a graph.
 
         Args:
             data: `torch_geometric.data.Data`. For nodes with integers `y`, -1 where a label is not known.
-            pairs, pair_labels: links: pairs held back, and 1 for edges, 0 for others; then `data` must not hold these
-                edges. Default: a quarter of the edges of `data` is held back here, with as many pairs that are none.
+            pairs, pair_labels: links: pairs (2, p) held back, and 1 for edges, 0 for others, as `RandomLinkSplit` of
+                torch_geometric has them in `edge_label_index` and `edge_label`; then `data` must not hold these edges.
+                Default: a quarter of the edges is held back here, with as many pairs that are none.
 
         Raises:
             ValueError: a graph that cannot be read; nodes without labels, or with one class.
         """
-        graph = as_graph(data, normalise=self.normalise)
+        graph = as_graph(data, normalise=self.normalise, labels_needed=self.task == "node")
         if self.task == "node":
             return self._fit_nodes(graph)
         if (pairs is None) != (pair_labels is None):
             raise ValueError("pairs and pair_labels must be given together")
-        if pairs is None or pair_labels is None:
+        if pairs is None:
             split = split_edges(graph, shares=(0.75, 0.125, 0.125), seed=self.seed)
             graph = split.train
             pairs = np.concatenate([split.valid_pairs, split.test_pairs], axis=1)
             pair_labels = np.concatenate([split.valid_labels, split.test_labels])
-        self.embeddings_ = self.embeddings.fit_transform(graph)
+        pairs, pair_labels = labelled_pairs(pairs, pair_labels, graph)
+        self.embeddings_ = self._embed(graph)
         return self.fit_links(graph, self.embeddings_, pairs, pair_labels)
 
     def fit_links(
@@ -125,54 +133,62 @@ class NetInfoFProbe:
         labels: Int[ndarray, " p"],
     ) -> "NetInfoFProbe":
         """The scores of embeddings that are there already; see `fit`."""
-        if len(np.unique(labels)) < 2:
-            raise ValueError("pair_labels must hold both edges (1) and other pairs (0)")
         m = graph.edges.shape[1]
-        drawn = random_pairs(graph.n, 2 * m, np.random.default_rng(self.seed))
+        drawn = random_pairs(graph.n, 2 * m, stream(self.seed, "pairs of bins"))
         known = np.concatenate([graph.edges, drawn], axis=1)
         self.reports_: dict[str, ComponentReport] = {}
         self.compatibility_: dict[str, CompatibilityMatrix] = {}
         for name, z in embeddings.items():
-            similarity = self._similarity(name, z, graph)
-            edges = quantile_edges(similarity(known), self.bins)
-            self._report(name, np.searchsorted(edges, similarity(pairs), side="right"), labels)
+            left = z
+            if self.compatibility is not None:
+                default = self.compatibility == "default"
+                matrix = CompatibilityMatrix(seed=self.seed) if default else clone(self.compatibility)
+                self.compatibility_[name] = matrix.fit(z, graph)
+                left = matrix.transform(z)
+            edges = quantile_edges(similarities(left, z, known), self.bins)
+            cells = np.searchsorted(edges, similarities(left, z, pairs), side="right")
+            table = contingency_table(cells, labels)
+            test = permutation_test(table, permutations=self.permutations, seed=self.seed)
+            self.reports_[name] = ComponentReport(test.score, accuracy_of_table(table), test, table)
         return self._done(labels)
 
-    def _similarity(self, name: str, z: ndarray, graph: AttributedGraph) -> Any:
-        if self.compatibility is None:
-            return lambda pairs: np.einsum("pd,pd->p", z[pairs[0]], z[pairs[1]])
-        matrix = CompatibilityMatrix(**vars_of(self.compatibility)).fit(z, graph)
-        self.compatibility_[name] = matrix
-        return lambda pairs: matrix.similarity(z, pairs)
+    def _embed(self, graph: AttributedGraph) -> dict[str, ndarray]:
+        return (self.embeddings or ComponentEmbeddings(seed=self.seed)).fit_transform(graph)
 
     def _fit_nodes(self, graph: AttributedGraph) -> "NetInfoFProbe":
         labels = graph.labels
         if labels is None:
             raise ValueError("data must have y, labels of the nodes, for task='node'")
         known = np.flatnonzero(labels >= 0)
-        if len(np.unique(labels[known])) < 2:
+        classes, numbers = np.unique(labels[known], return_inverse=True)
+        if len(classes) < 2:
             raise ValueError("y must hold at least two classes")
-        self.embeddings_ = self.embeddings.fit_transform(graph)
+        labels = labels.copy()
+        labels[known] = numbers
+        self.embeddings_ = self._embed(graph)
         self.reports_ = {}
         self.cells_: dict[str, int] = {}
-        order = np.random.default_rng(self.seed).permutation(known)
-        held_back, told = np.split(order, [max(1, len(order) // 3)])
+        rng = stream(self.seed, "choice of cells")
+        chosen_by = rng.permutation(known)[:LARGEST_CHOICE]
+        scored = np.setdiff1d(known, chosen_by)
         for name, z in self.embeddings_.items():
             found = {}
             for cells in sorted({min(c, len(known)) for c in self.cells}):
                 means = MiniBatchKMeans(cells, n_init=3, random_state=self.seed, batch_size=4096)
                 found[cells] = means.fit_predict(z)
-            loss = {
-                c: _surprise(cell[told], labels[told], cell[held_back], labels[held_back]) for c, cell in found.items()
-            }
-            self.cells_[name] = min(loss, key=lambda c: (loss[c], c))
-            self._report(name, found[self.cells_[name]][known], labels[known])
+            choice = _Choice([cell[chosen_by] for cell in found.values()], len(classes))
+            score, best = choice.scores(labels[chosen_by][:, None])
+            self.cells_[name] = list(found)[best[0]]
+            cell = found[self.cells_[name]]
+            of = scored if len(scored) else known
+            table = contingency_table(cell[of], labels[of])
+            if len(scored):
+                test = permutation_test(table, permutations=self.permutations, seed=self.seed)
+            else:
+                draws = choice.permuted(labels[chosen_by], self.permutations, rng)
+                test = against_chance(float(score[0]), np.concatenate([choice.scores(drawn)[0] for drawn in draws]))
+            self.reports_[name] = ComponentReport(test.score, accuracy_of_table(table), test, table)
         return self._done(labels[known])
-
-    def _report(self, name: str, cells: ndarray, labels: ndarray) -> None:
-        table = contingency_table(cells, labels)
-        test = permutation_test(table, permutations=self.permutations, seed=self.seed)
-        self.reports_[name] = ComponentReport(test.score, accuracy_of_table(table), test, table)
 
     def _done(self, labels: ndarray) -> "NetInfoFProbe":
         self.scores_ = {name: report.score for name, report in self.reports_.items()}
@@ -183,42 +199,72 @@ class NetInfoFProbe:
     def verdict(self) -> str:
         """What the scores say, in words."""
         informative = {n: r.score for n, r in self.reports_.items() if r.test.informative}
+        beyond = {
+            n: s - self.reports_[n].test.null_mean for n, s in informative.items()
+        }  # cells differ, so does chance
         if not informative:
             return (
                 f"Nothing here tells about {self.task}s beyond chance ({self.base_:.2f}): neither a graph model nor "
                 "one of features has anything to learn."
             )
-        best = max(informative, key=lambda name: informative[name])
+        best = max(informative, key=lambda name: beyond[name])
         words = [
             f"{COMPONENTS[best].capitalize()} ({best}) tells most: {informative[best]:.2f} of {self.base_:.2f} to 1."
         ]
-        features, graph = informative.get("F"), max((s for n, s in informative.items() if n != "F"), default=None)
-        if features is None and graph is not None:
+        features, graph = beyond.get("F"), max((s for n, s in beyond.items() if n != "F"), default=None)
+        if "F" not in self.reports_:
+            words.append("There are no features: use a model of the graph.")
+        elif features is None and graph is not None:
             words.append("Features alone tell nothing: use a model of the graph.")
         elif features is not None and graph is None:
             words.append("The graph adds nothing: use a model of features alone.")
         elif features is not None and graph is not None:
             gain = graph - features
             words.append(
-                f"The graph is worth {gain:+.2f} over features alone ({features:.2f}): "
+                f"The graph is worth {gain:+.2f} over features alone ({informative['F']:.2f}): "
                 + ("use a model of the graph." if gain > 0.02 else "a model of features alone may do.")
             )
-        silent = [name for name in self.reports_ if name not in informative]
-        if silent:
+        if silent := [name for name in self.reports_ if name not in informative]:
             words.append(f"Not beyond chance: {', '.join(silent)}.")
         return " ".join(words)
 
 
-def vars_of(estimator: CompatibilityMatrix) -> dict[str, Any]:
-    """Its settings, without what it has learned."""
-    return {name: value for name, value in vars(estimator).items() if not name.endswith("_")}
+class _Choice:
+    """The number of cells that tells held-back labels best, and its score, for many labellings at once.
 
+    With chance it must be compared as a whole: the best of several numbers of cells is better than chance.
+    """
 
-def _surprise(told: ndarray, told_labels: ndarray, asked: ndarray, asked_labels: ndarray) -> float:
-    """Mean bits by which labels surprise who knows p(y|cell), smoothed, from others."""
-    classes = int(max(told_labels.max(), asked_labels.max())) + 1
-    cells = int(max(told.max(), asked.max())) + 1
-    table = np.bincount(told * classes + told_labels, minlength=cells * classes).reshape(cells, classes)
-    prior = (np.bincount(told_labels, minlength=classes) + 1) / (len(told_labels) + classes)
-    given = (table + prior) / (table.sum(1, keepdims=True) + 1)
-    return float(-np.log2(given[asked, asked_labels]).mean())
+    def __init__(self, cells: list[Int[ndarray, " n"]], classes: int) -> None:
+        n, self.classes = len(cells[0]), classes
+        self.ends = np.cumsum([0, *(int(cell.max()) + 1 for cell in cells)])
+        row = np.concatenate([cell + start for cell, start in zip(cells, self.ends[:-1], strict=True)])
+        column = np.tile(np.arange(n), len(cells))
+        members = csr_array((np.ones(len(row), np.float32), (row, column)), shape=(int(self.ends[-1]), n))
+        self.few = max(1, n // 3)
+        self.held_back, self.told = members[:, : self.few], members[:, self.few :]
+
+    def scores(self, labels: Int[ndarray, "n draws"]) -> tuple[Float[ndarray, " draws"], Int[ndarray, " draws"]]:
+        """Score, and place of the number of cells, by draw."""
+        which = (labels[:, :, None] == np.arange(self.classes)).astype(np.float32).reshape(len(labels), -1)
+        shape = (-1, labels.shape[1], self.classes)
+        held_back, told = (
+            (part @ side).reshape(shape).transpose(1, 0, 2).astype(np.float64)
+            for part, side in ((self.held_back, which[: self.few]), (self.told, which[self.few :]))
+        )
+        losses, scores = [], []
+        for start, end in itertools.pairwise(self.ends):
+            asked, known = held_back[:, start:end], told[:, start:end]
+            count = known.sum(1, keepdims=True)
+            prior = (count + 1) / (count.sum(2, keepdims=True) + self.classes)
+            given = (known + prior) / (known.sum(2, keepdims=True) + 1)
+            losses.append(-(asked * np.log2(given)).sum((1, 2)))
+            scores.append(scores_of_tables(asked + known))
+        best = np.argmin(losses, axis=0)
+        return np.take_along_axis(np.array(scores), best[None], 0)[0], best
+
+    def permuted(self, labels: Int[ndarray, " n"], count: int, rng: np.random.Generator) -> Iterator[ndarray]:
+        """Labels in random orders, (n, draws), a block at a time."""
+        size = max(1, 4_000_000 // (len(labels) * self.classes))
+        for done in range(0, count, size):
+            yield rng.permuted(np.tile(labels[:, None], (1, min(size, count - done))), axis=0)

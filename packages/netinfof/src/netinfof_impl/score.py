@@ -1,10 +1,13 @@
 """The NetInfoF score, 2 to the minus conditional entropy: a lower bound of accuracy (section 4.2)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
+
+from netinfof_impl.graphs import stream
 
 __all__ = [
     "PermutationTest",
@@ -18,12 +21,18 @@ __all__ = [
 ]
 
 
-def contingency_table(x: Shaped[ndarray, " n"], y: Shaped[ndarray, " n"]) -> Int[ndarray, "cells classes"]:
+def contingency_table(x: Any, y: Any) -> Int[ndarray, "cells classes"]:
     """How often each value of x meets each value of y, in sorted order.
 
+    Args:
+        x, y: discrete values, (n,).
+
     Raises:
-        ValueError: no values, or a missing one.
+        ValueError: no values, or not equally many, or a missing one.
     """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"x and y must be lists of one length, got shapes {x.shape} and {y.shape}")
     if len(x) == 0:
         raise ValueError("x and y must hold at least one value, got none")
     for name, values in (("x", x), ("y", y)):
@@ -39,8 +48,9 @@ def _joint(table: ndarray) -> ndarray:
     weights = np.asarray(table, dtype=np.float64)
     if weights.ndim != 2 or not weights.size:
         raise ValueError(f"table must be cells by classes, got shape {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError("table must hold counts or probabilities, at least one of them positive")
+    weights = weights / weights.max()  # so that no sum is beyond the largest number
     return weights / weights.sum()
 
 
@@ -53,11 +63,7 @@ def conditional_entropy(table: Shaped[ndarray, "cells classes"]) -> float:
     Raises:
         ValueError: a table without a positive entry, or with a negative one.
     """
-    joint = _joint(table)
-    marginal = joint.sum(1, keepdims=True)
-    there = joint > 0
-    given = np.divide(joint, marginal, out=np.ones_like(joint), where=there)
-    return float(-(joint[there] * np.log2(given[there])).sum())
+    return float(_entropies(_joint(table)[None])[0])
 
 
 def score_of_table(table: Shaped[ndarray, "cells classes"]) -> float:
@@ -78,7 +84,7 @@ def accuracy_of_table(table: Shaped[ndarray, "cells classes"]) -> float:
     return float(_joint(table).max(1).sum())
 
 
-def netinfof_score(x: Shaped[ndarray, " n"], y: Shaped[ndarray, " n"]) -> float:
+def netinfof_score(x: Any, y: Any) -> float:
     """2^{-H(Y|X)} of two discrete samples: a lower bound of the accuracy of predicting y from x (theorem 2).
 
     The bound concerns the table that is measured; for other samples both scatter. The more cells a sample is spread
@@ -121,7 +127,7 @@ def permutation_test(
     if permutations < 1:
         raise ValueError(f"permutations must be positive, got {permutations}")
     score = score_of_table(table)
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "permutations")
     rows, classes = table.sum(1), table.sum(0)
     left = np.broadcast_to(rows, (permutations, len(rows))).copy()
     drawn = np.empty((permutations, *table.shape), dtype=np.int64)
@@ -135,14 +141,23 @@ def permutation_test(
             todo -= drawn[:, cell, k]
         left -= drawn[:, :, k]
     drawn[:, :, -1] = left
-    null = _scores(drawn)
-    p_value = (1 + int((null >= score - 1e-12).sum())) / (1 + permutations)
-    return PermutationTest(score, p_value, float(null.mean()), float(np.quantile(null, 0.95)), permutations)
+    return against_chance(score, scores_of_tables(drawn))
 
 
-def _scores(tables: Int[ndarray, "draws cells classes"]) -> Float[ndarray, " draws"]:
-    joint = tables / tables.sum((1, 2), keepdims=True)
+def against_chance(score: float, null: Float[ndarray, " permutations"]) -> PermutationTest:
+    """A score beside those of permutations."""
+    p_value = (1 + int((null >= score - 1e-12).sum())) / (1 + len(null))
+    return PermutationTest(score, p_value, float(null.mean()), float(np.quantile(null, 0.95)), len(null))
+
+
+def scores_of_tables(tables: Shaped[ndarray, "draws cells classes"]) -> Float[ndarray, " draws"]:
+    """`score_of_table` of many tables of counts."""
+    made: ndarray = 2.0 ** -_entropies(tables / tables.sum((1, 2), keepdims=True))
+    return made
+
+
+def _entropies(joint: Float[ndarray, "draws cells classes"]) -> Float[ndarray, " draws"]:
     marginal = joint.sum(2, keepdims=True)
     given = np.divide(joint, marginal, out=np.ones_like(joint), where=joint > 0)
-    scores: ndarray = 2.0 ** (joint * np.log2(given)).sum((1, 2))
-    return scores
+    made: ndarray = -(joint * np.log2(given)).sum((1, 2))
+    return made

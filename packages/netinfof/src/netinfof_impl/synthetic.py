@@ -10,7 +10,7 @@ from sklearn.utils.extmath import randomized_svd
 from torch_geometric.data import Data
 
 from netinfof_impl.embeddings import walk_counts
-from netinfof_impl.graphs import AttributedGraph, as_graph
+from netinfof_impl.graphs import AttributedGraph, as_graph, stream
 
 __all__ = ["synthetic_graph"]
 
@@ -58,7 +58,7 @@ def synthetic_graph(
             f"n_features must be at least {n_classes}, density and feature_noise shares, "
             f"got {n_features}, {density} and {feature_noise}"
         )
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, "synthetic graph")
     labels = np.arange(n_nodes) * n_classes // n_nodes
     noise = NOISE[edges] if edge_noise is None else edge_noise
     if edges == "uniform":
