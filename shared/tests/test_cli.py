@@ -274,3 +274,22 @@ def test_refusals_are_bad_input_and_faults_are_not(tmp_path, monkeypatch):
             fault()
     with pytest.raises(ValueError, match="mine"), cli.bad_input():
         raise ValueError("mine")
+
+
+def test_a_warning_is_a_line_with_the_command_s_name_and_no_place_in_the_source():
+    code = """
+import sys, types, warnings
+from dataclasses import dataclass
+from shared_impl import cli
+@dataclass(frozen=True)
+class Warn(cli.Options):
+    def run(self):
+        warnings.warn("no better than chance")
+        warnings.warn("old", DeprecationWarning)
+sys.exit(cli._run("toy-impl", {"warn": Warn}, ["warn"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "toy-impl: warning: no better than chance\n"

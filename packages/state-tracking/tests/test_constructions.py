@@ -85,3 +85,9 @@ def test_wrong_numbers_and_symbols_are_refused():
         automaton_lrnn([[1, 0], [0, 1]])(torch.tensor([[2]]))
     with pytest.raises(ValueError, match="start must be within"):
         automaton_lrnn([[1, 0], [0, 1]], 2)
+
+
+@pytest.mark.parametrize("table", [[[0, 1], [1, None]], [[0, 1], [1, 0.5]]])
+def test_entries_that_are_no_states_are_refused(table):
+    with pytest.raises((ValueError, TypeError), match=r"number of a state|table"):
+        automaton_lrnn(table)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_impl.testing import assert_forms_agree
-from state_tracking_impl import delta_product, delta_rule_chunk, delta_rule_recurrent
+from state_tracking_impl import delta_product, delta_rule_chunk, delta_rule_recurrent, linear_scan
+from state_tracking_impl.scan import linear_scan_recurrent
 
 
 def inputs(length, dtype, *, batch=2, heads=2, dk=4, dv=3, beta=None):
@@ -157,3 +158,15 @@ def test_mixed_precision_computes_the_chunks_in_single_precision():
         actual, state = delta_rule_chunk(**given)
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(state, final)
+
+
+def test_a_state_of_another_batch_is_refused_and_not_read_for_all():
+    given = inputs(5, torch.float64)
+    for wrong in (given["initial_state"][:1], given["initial_state"].mT):
+        for form in (delta_rule_recurrent, delta_rule_chunk):
+            with pytest.raises((ValueError, TypeError), match=r"state must have shape|initial_state"):
+                form(**{**given, "initial_state": wrong})
+    a = torch.rand(2, 4, 3)
+    for scan in (linear_scan, linear_scan_recurrent):
+        with pytest.raises((ValueError, TypeError), match=r"state must have shape|initial"):
+            scan(a, a, torch.zeros(1, 3))

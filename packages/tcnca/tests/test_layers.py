@@ -259,3 +259,14 @@ def test_official_names_find_their_places():
     for convert in (from_official_layer, from_official_block, from_official_encoder):
         with pytest.raises(ValueError, match=r"'other\.weight', which is not of an official"):
             convert({"other.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("mixer", ["tcn", "ema", "s4d", "none"])
+@pytest.mark.parametrize("seen", [3, 8])
+def test_a_state_of_another_batch_is_refused(mixer, seen):
+    layer, x = MegaLayer(8, chunk=8, mixer=mixer).eval(), torch.randn(2, 9, 8)
+    _, state = layer(x[:1, :seen])
+    with pytest.raises(ValueError, match="state must be of batch 2, got 1"):
+        layer(x, state)
+    with pytest.raises(ValueError, match="state must be of batch 2, got 1"):
+        layer.step(x[:, 0], state)

@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -273,7 +274,8 @@ def _run(prog: str, commands: Mapping[str, type], arguments: list[str]) -> int:
         _say(prog, str(error))
         return 2
     try:
-        result = command.run()
+        with _warnings_of(prog):
+            result = command.run()
         if command.json and result is not None:
             print(json.dumps(_plain(result), indent=2, allow_nan=False))
     except UserError as error:
@@ -287,6 +289,23 @@ def _run(prog: str, commands: Mapping[str, type], arguments: list[str]) -> int:
     except Exception as error:
         return _fail(prog, f"{type(error).__name__}: {error} (IMPL_DEBUG=1 shows where)", 1)
     return 0
+
+
+@contextlib.contextmanager
+def _warnings_of(prog: str) -> Iterator[None]:
+    """What a package warns of is a line with the command's name, without the place in the source."""
+    before = warnings.formatwarning
+
+    def plain(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        if issubclass(category, UserWarning):
+            return f"{prog}: warning: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _parse(prog: str, commands: Mapping[str, type], argv: list[str]) -> Any:

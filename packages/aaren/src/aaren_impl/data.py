@@ -72,7 +72,12 @@ def read_events(path: Path | str, marks: list[str] | None = None) -> tuple[list[
         raise ValueError(f"{path}: mark {unknown[0]!r} is not known; known are {', '.join(names[:10])}")
     codes = kinds.map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
     seconds = times.to_numpy(dtype=float)
-    rows = frame.groupby(ids, sort=False).indices.values()
+    groups = frame.groupby(ids, sort=False).indices
+    for name, index in groups.items():
+        if (back := np.flatnonzero(np.diff(seconds[index]) < 0)).size:
+            line = int(index[back[0] + 1]) + 2
+            raise ValueError(f"{path}: line {line}: times must not go back in a sequence, they do in {name!r}")
+    rows = groups.values()
     sequences = [EventSequence(seconds[index], codes[index]) for index in rows]
     check_sequences(sequences, len(names))
     return sequences, list(names)

@@ -36,6 +36,12 @@ def check_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
 
 
+def check_state(state: Tensor | None, shape: Sequence[int]) -> None:
+    """Raises ValueError for a state of another shape: one of batch 1, say, would be read for all sequences."""
+    if state is not None and tuple(state.shape) != tuple(shape):
+        raise ValueError(f"the state must have shape {tuple(shape)}, got {tuple(state.shape)}")
+
+
 def check_beta(beta: Tensor) -> None:
     """Raises ValueError unless every step size is in [0, 2] (NaN is not)."""
     if beta.numel() and not bool(((beta >= 0) & (beta <= 2)).all()):

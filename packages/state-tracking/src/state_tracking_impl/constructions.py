@@ -5,6 +5,7 @@ decoder dec(H_t, x_t) of equation 1), which also takes off rounding.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -173,7 +174,10 @@ Table = Sequence[Sequence[int]]
 
 
 def _checked_table(table: Table) -> list[list[int]]:
-    rows = [[int(value) for value in row] for row in table]
+    try:
+        rows = [[operator.index(value) for value in row] for row in table]
+    except TypeError as error:
+        raise ValueError(f"table must hold the number of a state for each state and symbol: {error}") from error
     if not rows or not rows[0]:
         raise ValueError("table must have at least one state and one symbol")
     for state, row in enumerate(rows):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .checks import check_beta, check_keys, check_positive
+from .checks import check_beta, check_keys, check_positive, check_state
 
 __all__ = ["delta_product", "delta_rule_chunk", "delta_rule_recurrent"]
 
@@ -50,6 +50,7 @@ def delta_rule_recurrent(
         ValueError: no token; beta outside [0, 2]; keys that are not normalised so that beta |k|^2 exceeds 2.
     """
     k, scale = _checked(q, k, v, beta, scale, normalize, validate)
+    check_state(initial_state, (q.shape[0], q.shape[2], k.shape[3], v.shape[3]))
     state = q.new_zeros(q.shape[0], q.shape[2], k.shape[3], v.shape[3]) if initial_state is None else initial_state
     outputs = []
     for t in range(q.shape[1]):
@@ -90,6 +91,7 @@ def delta_rule_chunk(
     if dtype in (torch.float16, torch.bfloat16):
         q, k, v, beta = q.float(), k.float(), v.float(), beta.float()
     k, scale = _checked(q, k, v, beta, scale, normalize, validate)
+    check_state(initial_state, (q.shape[0], q.shape[2], k.shape[3], v.shape[3]))
     chunk = min(chunk, length)
     if initial_state is None:
         state = q.new_zeros(q.shape[0], *k.shape[2:], v.shape[3])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .checks import Number, check_eig_range
+from .checks import Number, check_eig_range, check_state
 
 __all__ = [
     "gla_recurrent",
@@ -33,6 +33,7 @@ def linear_scan_recurrent(
     initial: Float[Tensor, "batch *rest"] | None = None,
 ) -> Float[Tensor, "batch length *rest"]:
     """h_t = a_t h_{t-1} + b_t, one step after the other (the oracle)."""
+    check_state(initial, b[:, 0].shape)
     h = torch.zeros_like(b[:, 0]) if initial is None else initial
     states = []
     for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
@@ -53,6 +54,7 @@ def linear_scan(
     """
     if a.shape[1] == 0:
         raise ValueError("a must hold at least one step, got length 0")
+    check_state(initial, b[:, 0].shape)
     if initial is not None:
         b = torch.cat([b[:, :1] + a[:, :1] * initial[:, None], b[:, 1:]], 1)
     return _LinearScan.apply(a, b)  # type: ignore[no-any-return]
@@ -107,6 +109,7 @@ def matrix_scan(
     """H_t = A_t H_{t-1} + B_t with full matrices, by an associative scan (differentiable by plain autograd)."""
     if a.shape[1] == 0:
         raise ValueError("a must hold at least one step, got length 0")
+    check_state(initial, (b.shape[0], *b.shape[2:]))
     if initial is not None:
         b = torch.cat([b[:, :1] + a[:, :1] @ initial[:, None], b[:, 1:]], 1)
     length = a.shape[1]
@@ -232,6 +235,7 @@ def gla_recurrent(
     """`gla_scan` token by token (the oracle)."""
     scale = float(k.shape[-1]) ** -0.5 if scale is None else scale
     shape = (q.shape[0], q.shape[2], k.shape[3], v.shape[3])
+    check_state(initial_state, shape)
     state = q.new_zeros(shape) if initial_state is None else initial_state
     outputs = []
     for t in range(q.shape[1]):

@@ -33,6 +33,16 @@ class LayerState(NamedTuple):
     attention: AttentionState | None
 
 
+def _check_batch(state: Any, batch: int) -> None:
+    """Refuse a state of another batch: one of batch 1 would be read for all sequences."""
+    if isinstance(state, Tensor):
+        if state.ndim and state.shape[0] != batch:
+            raise ValueError(f"the state must be of batch {batch}, got {state.shape[0]}")
+    elif isinstance(state, tuple | list):
+        for part in state:
+            _check_batch(part, batch)
+
+
 class _NoMixer(nn.Module):
     def forward(
         self, x: Tensor, state: None = None, mask: Tensor | None = None, *, return_state: bool = True
@@ -130,11 +140,12 @@ class MixedLayer(nn.Module):
         """The sequence, or a piece that continues one.
 
         Raises:
-            ValueError: a wrong shape; a state where the layer reads the future.
+            ValueError: a wrong shape; a state of another batch, or where the layer reads the future.
         """
         check_input(x, self.d_model)
         if state is not None:
             self.norm.refuse_streaming()
+            _check_batch(state, x.shape[0])
         x_in = self.norm(x) if self.prenorm else x
         mixed, after = self.mixer(x_in, None if state is None else state.mixer, mask, return_state=return_state)
         y, attention = self.combine(x, x_in, mixed, None if state is None else state.attention, mask)
@@ -148,6 +159,7 @@ class MixedLayer(nn.Module):
         check_input(x, self.d_model)
         self.norm.refuse_streaming()
         state = self.initial_state(x_t.shape[0]) if state is None else state
+        _check_batch(state, x_t.shape[0])
         x_in = self.norm(x) if self.prenorm else x
         mixed, mixer = cast(Any, self.mixer).step(x_in.squeeze(1), state.mixer)
         y, attention = self.combine(x, x_in, mixed.unsqueeze(1), state.attention, None)
