@@ -77,6 +77,8 @@ def test_jordan_feeds_its_output_back_and_can_be_taught():
         (lambda: perplexity(1.0, 0), "tokens must be positive"),
         (lambda: error_rate([[]], [[]]), "must not be empty"),
         (lambda: decoding.ctc_beam(torch.zeros(2, 3), blank=3), "blank must be below 3"),
+        (lambda: decoding.ctc_greedy(torch.zeros(2, 3), blank=-1), "blank must be below 3"),
+        (lambda: decoding._check_frames(torch.zeros(2, 3, 4), 0), r"one sequence, got shape \(2, 3, 4\)"),
     ],
 )
 def test_bad_input_is_refused_by_name(make, message):

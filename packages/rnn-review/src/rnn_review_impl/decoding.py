@@ -101,8 +101,20 @@ def sample(
 
 
 def ctc_greedy(log_probs: Float[Tensor, "length symbols"], *, blank: int = 0) -> list[int]:
-    """The likeliest symbol at every step, repetitions joined, blanks removed."""
+    """The likeliest symbol at every step, repetitions joined, blanks removed.
+
+    Raises:
+        ValueError: if log_probs are no matrix (one sequence at a time) or blank is no symbol.
+    """
+    _check_frames(log_probs, blank)
     return [symbol for symbol, _ in itertools.groupby(log_probs.argmax(1).tolist()) if symbol != blank]
+
+
+def _check_frames(log_probs: Tensor, blank: int) -> None:
+    if log_probs.ndim != 2:
+        raise ValueError(f"log_probs must be (length, symbols), one sequence, got shape {tuple(log_probs.shape)}")
+    if not 0 <= blank < log_probs.shape[1]:
+        raise ValueError(f"blank must be below {log_probs.shape[1]}, got {blank}")
 
 
 def ctc_beam(log_probs: Float[Tensor, "length symbols"], *, width: int = 10, blank: int = 0) -> tuple[list[int], float]:
@@ -112,8 +124,7 @@ def ctc_beam(log_probs: Float[Tensor, "length symbols"], *, width: int = 10, bla
         ValueError: if width is not positive or blank is no symbol.
     """
     check_positive(width=width)
-    if not 0 <= blank < log_probs.shape[1]:
-        raise ValueError(f"blank must be below {log_probs.shape[1]}, got {blank}")
+    _check_frames(log_probs, blank)
     if bool(log_probs.isnan().any()):
         raise ValueError("log_probs must be numbers, got NaN")
     # prefix to log-likelihoods (ending in a blank, ending in its last symbol)
