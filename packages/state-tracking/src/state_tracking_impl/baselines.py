@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .checks import check_positive
+from .checks import check_positive, check_sequence
 
 __all__ = ["LSTM", "SLSTM", "Attention"]
 
@@ -33,6 +33,7 @@ class LSTM(_Stepping):
 
     def forward(self, x: Sequences, state: Any = None) -> tuple[Sequences, Any]:
         """A piece of a sequence; the state continues it."""
+        check_sequence(x, self.d_model)
         return self.lstm(x, state)  # type: ignore[no-any-return]
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -65,6 +66,7 @@ class SLSTM(_Stepping):
 
     def forward(self, x: Sequences, state: Any = None) -> tuple[Sequences, Any]:
         """A piece of a sequence; the state is (h, c, n, m)."""
+        check_sequence(x, self.d_model)
         h, c, n, m = self.initial_state(x.shape[0]) if state is None else state
         gates = self.w(x).unflatten(-1, (self.n_heads, -1))
         outputs = []
@@ -98,6 +100,7 @@ class Attention(_Stepping):
 
     def forward(self, x: Sequences, state: Any = None) -> tuple[Sequences, Any]:
         """A piece of a sequence; the state is (keys, values), growing."""
+        check_sequence(x, self.d_model)
         q, k, v = (p.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for p in self.qkv(x).chunk(3, -1))
         past = 0 if state is None else state[0].shape[2]
         q, k = _rotate(q, past), _rotate(k, past)

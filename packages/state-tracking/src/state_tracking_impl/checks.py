@@ -6,12 +6,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Number", "check_beta", "check_eig_range", "check_keys", "check_positive", "check_token_ids"]
+__all__ = [
+    "Number",
+    "check_beta",
+    "check_eig_range",
+    "check_keys",
+    "check_positive",
+    "check_sequence",
+    "check_state",
+    "check_token_ids",
+    "single",
+]
 
 Number = float | int
 
 SLACK = 1e-3
-"""by how much a norm may miss 1: what half precision leaves of a normalised key"""
+"""by how much |k|^2 may exceed 1: rounding of a normalised key (bfloat16 leaves more, and is refused near beta = 2)"""
 
 
 def check_eig_range(eig_range: Sequence[Number]) -> tuple[float, float]:
@@ -20,10 +30,10 @@ def check_eig_range(eig_range: Sequence[Number]) -> tuple[float, float]:
     Raises:
         ValueError: unless it is (lo, hi) with -1 <= lo < hi <= 1.
     """
-    pair = tuple(float(value) for value in eig_range)
-    if len(pair) != 2:
-        raise ValueError(f"eig_range must be a pair (lo, hi), got {len(pair)} numbers")
-    lo, hi = pair
+    try:
+        lo, hi = (float(value) for value in eig_range)
+    except (TypeError, ValueError):
+        raise ValueError(f"eig_range must be a pair of numbers (lo, hi), got {eig_range!r}") from None
     if not -1 <= lo < hi <= 1:
         raise ValueError(f"eig_range must be (lo, hi) with -1 <= lo < hi <= 1, got ({lo:g}, {hi:g})")
     return lo, hi
@@ -34,6 +44,21 @@ def check_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
+
+
+def check_sequence(x: Tensor, features: int) -> None:
+    """Raises ValueError unless x is floating and (batch, length of at least 1, features)."""
+    if x.dim() != 3 or x.shape[2] != features:
+        raise ValueError(f"x must have shape (batch, length, {features}), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"x must be floating, got {x.dtype}")
+    if x.shape[1] == 0:
+        raise ValueError("x must hold at least one token, got length 0")
+
+
+def single(x: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def check_state(state: Tensor | None, shape: Sequence[int]) -> None:
@@ -62,7 +87,9 @@ def check_keys(k: Tensor, beta: Tensor) -> None:
 
 
 def check_token_ids(ids: Tensor, vocab_size: int, name: str = "input_ids") -> None:
-    """Raises ValueError if ids are none, not integers, or outside the vocabulary."""
+    """Raises ValueError unless ids are integers within the vocabulary, (batch, length of at least 1)."""
+    if ids.dim() != 2:
+        raise ValueError(f"{name} must have shape (batch, length), got {tuple(ids.shape)}")
     if ids.is_floating_point() or ids.dtype == torch.bool:
         raise ValueError(f"{name} must be integers, got {ids.dtype}")
     if ids.numel() == 0:

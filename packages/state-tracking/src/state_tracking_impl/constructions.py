@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from .checks import check_token_ids
@@ -29,7 +29,7 @@ __all__ = [
     "run_automaton",
 ]
 
-Ids = Int[Tensor, "batch length"]
+Ids = Integer[Tensor, "batch length"]
 
 
 class ParityLRNN(nn.Module):
@@ -52,7 +52,7 @@ class ParityLRNN(nn.Module):
     def hidden(self, bits: Ids, state: Float[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length"]:
         """h_t."""
         check_token_ids(bits, 2, "bits")
-        a = self.eigenvalues[bits]
+        a = self.eigenvalues[bits.long()]
         return linear_scan(a, torch.zeros_like(a), torch.ones_like(a[:, 0]) if state is None else state)
 
     def forward(self, bits: Ids, state: Float[Tensor, " batch"] | None = None) -> tuple[Ids, Float[Tensor, " batch"]]:
@@ -72,7 +72,10 @@ def cycles(permutation: Sequence[int]) -> list[list[int]]:
     Raises:
         ValueError: it is no permutation of 0 to n - 1.
     """
-    perm = [int(p) for p in permutation]
+    try:
+        perm = [operator.index(p) for p in permutation]
+    except TypeError as error:
+        raise ValueError(f"permutation must hold each of 0 to n - 1 once: {error}") from error
     if not perm or sorted(perm) != list(range(len(perm))):
         raise ValueError(f"permutation must hold each of 0 to n - 1 once, got {perm[:12]}")
     seen: set[int] = set()
@@ -149,6 +152,7 @@ class ModularAddition(nn.Module):
     def forward(self, tokens: Ids, state: tuple[Tensor, Tensor] | None = None) -> tuple[Ids, tuple[Tensor, Tensor]]:
         """Sums modulo m so far; tokens from 0 to m - 1."""
         check_token_ids(tokens, self.m, "tokens")
+        tokens = tokens.long()
         batch = tokens.shape[0]
         flips = -torch.ones(tokens.shape, dtype=torch.float64, device=tokens.device)
         one = flips.new_ones(batch)
@@ -192,17 +196,23 @@ def _checked_table(table: Table) -> list[list[int]]:
     return rows
 
 
+def _check_start(start: int, states: int) -> None:
+    if not isinstance(start, int) or not 0 <= start < states:
+        raise ValueError(f"start must be within 0 and {states - 1}, got {start!r}")
+
+
 def run_automaton(table: Table, ids: Ids, start: int = 0) -> Ids:
     """States after each symbol, by looking them up one after the other (the oracle).
 
     Args:
         table: `table[state][symbol]` is the next state.
     """
-    rows = torch.tensor(_checked_table(table))
+    rows = torch.tensor(_checked_table(table), device=ids.device)
     check_token_ids(ids, rows.shape[1], "ids")
-    state = torch.full((ids.shape[0],), start)
+    _check_start(start, len(rows))
+    state = torch.full((ids.shape[0],), start, device=ids.device)
     states = []
-    for symbol in ids.unbind(1):
+    for symbol in ids.long().unbind(1):
         state = rows[state, symbol]
         states.append(state)
     return torch.stack(states, 1)
@@ -242,8 +252,7 @@ class AutomatonLRNN(nn.Module):
         self.n_states, self.n_symbols = len(rows), len(rows[0])
         if self.n_states > 8:
             raise ValueError(f"table must have at most 8 states (contexts grow as n!), got {self.n_states}")
-        if not 0 <= start < self.n_states:
-            raise ValueError(f"start must be within 0 and {self.n_states - 1}, got {start}")
+        _check_start(start, self.n_states)
         # a cover: contexts (held by the layers so far) to the states that are left, in order
         covers: dict[tuple[int, ...], list[int]] = {(): list(range(self.n_states))}
         levels: list[_Level] = []
@@ -324,6 +333,7 @@ class AutomatonLRNN(nn.Module):
             ValueError: a symbol that the table has not.
         """
         check_token_ids(ids, self.n_symbols, "ids")
+        ids = ids.long()
         before_all: list[Tensor] = []
         now_all: list[Tensor] = []
         last: list[Tensor] = []

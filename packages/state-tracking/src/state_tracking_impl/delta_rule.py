@@ -4,14 +4,18 @@
 
 Along k_t the transition has the eigenvalue 1 - beta_t |k_t|^2, elsewhere 1: with beta in [0, 1] it is never negative,
 with beta up to 2 it reaches -1, a reflection.
+Half precision is computed in float32 and the state stays in it: a key rounded to half precision has a norm that is not
+1, and beta = 2 would then not reflect but stretch.
 """
+
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .checks import check_beta, check_keys, check_positive, check_state
+from .checks import check_beta, check_keys, check_positive, check_state, single
 
 __all__ = ["delta_product", "delta_rule_chunk", "delta_rule_recurrent"]
 
@@ -49,16 +53,16 @@ def delta_rule_recurrent(
     Raises:
         ValueError: no token; beta outside [0, 2]; keys that are not normalised so that beta |k|^2 exceeds 2.
     """
-    k, scale = _checked(q, k, v, beta, scale, normalize, validate)
-    check_state(initial_state, (q.shape[0], q.shape[2], k.shape[3], v.shape[3]))
-    state = q.new_zeros(q.shape[0], q.shape[2], k.shape[3], v.shape[3]) if initial_state is None else initial_state
+    dtype = q.dtype
+    q, k, v, beta, state = _prepared(q, k, v, beta, initial_state, scale, normalize, validate)
     outputs = []
-    for t in range(q.shape[1]):
-        k_t = k[:, t]
-        error = v[:, t] - torch.einsum("bhkv,bhk->bhv", state, k_t)
-        state = state + torch.einsum("bhk,bhv->bhkv", beta[:, t, :, None] * k_t, error)
-        outputs.append(scale * torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
-    return torch.stack(outputs, 1), state
+    with torch.autocast(q.device.type, enabled=False):
+        for t in range(q.shape[1]):
+            k_t = k[:, t]
+            error = v[:, t] - torch.einsum("bhkv,bhk->bhv", state, k_t)
+            state = state + torch.einsum("bhk,bhv->bhkv", beta[:, t, :, None] * k_t, error)
+            outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
+    return torch.stack(outputs, 1).to(dtype), state
 
 
 def delta_rule_chunk(
@@ -69,7 +73,7 @@ def delta_rule_chunk(
     initial_state: State | None = None,
     *,
     scale: float | None = None,
-    chunk: int = 64,
+    chunk: int = 32,
     normalize: bool = False,
     validate: bool = True,
 ) -> tuple[Values, State]:
@@ -77,8 +81,7 @@ def delta_rule_chunk(
 
     With the rows K, V and D = diag(beta) of a chunk (the WY form of a product of Householder matrices; Bischof and
     Van Loan 1987): T = (I + tril(D K K^T, -1))^-1 D; then with the state S before the chunk U = T (V - K S),
-    O = Q S + tril(Q K^T) U, and S + K^T U goes on. Any length; half precision is computed in float32, as the
-    triangular system amplifies rounding where keys resemble each other and beta is near 2.
+    O = Q S + tril(Q K^T) U, and S + K^T U goes on. Any length.
 
     Args:
         chunk: tokens a chunk.
@@ -88,25 +91,17 @@ def delta_rule_chunk(
     """
     check_positive(chunk=chunk)
     dtype, length = q.dtype, q.shape[1]
-    if dtype in (torch.float16, torch.bfloat16):
-        q, k, v, beta = q.float(), k.float(), v.float(), beta.float()
-    k, scale = _checked(q, k, v, beta, scale, normalize, validate)
-    check_state(initial_state, (q.shape[0], q.shape[2], k.shape[3], v.shape[3]))
+    q, k, v, beta, state = _prepared(q, k, v, beta, initial_state, scale, normalize, validate)
     chunk = min(chunk, length)
-    if initial_state is None:
-        state = q.new_zeros(q.shape[0], *k.shape[2:], v.shape[3])
-    else:
-        state = initial_state.to(q.dtype)
     # on a CPU some chunks at a time: what stays in cache is faster than one pass over everything
-    tokens = length if q.is_cuda else chunk * max(1, CACHED // (chunk * q[:, 0].numel()))
-    q = scale * q
+    tokens = length if q.is_cuda else chunk * max(1, CACHED // max(1, chunk * q[:, 0].numel()))
     outputs = []
     # autocast would make the triangular systems half precision, which no solver takes
     with torch.autocast(q.device.type, enabled=False):
         for q_p, k_p, v_p, beta_p in zip(*(x.split(tokens, 1) for x in (q, k, v, beta)), strict=True):
             output, state = _in_chunks(q_p, k_p, v_p, beta_p, state, chunk)
             outputs.append(output)
-    return torch.cat(outputs, 1).to(dtype), state.to(dtype)
+    return torch.cat(outputs, 1).to(dtype), state
 
 
 def _in_chunks(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
@@ -143,7 +138,7 @@ def delta_product(
     beta: Float[Tensor, "batch length steps heads"],
     initial_state: State | None = None,
     *,
-    chunk: int | None = 64,
+    chunk: int | None = 32,
     scale: float | None = None,
     normalize: bool = False,
     validate: bool = True,
@@ -157,34 +152,59 @@ def delta_product(
     Raises:
         ValueError: as `delta_rule_recurrent`.
     """
+    if q.dim() != 4 or k.dim() != 5 or k.shape[2] == 0:
+        raise ValueError(
+            "q must be (batch, length, heads, dk) and k (batch, length, steps, heads, dk) with at least one step, "
+            f"got {tuple(q.shape)} and {tuple(k.shape)}"
+        )
     steps = k.shape[2]
-    check_positive(steps=steps)
     # only the last micro-step of a token is read: queries of the others are zeros
     spread = F.pad(q[:, :, None], (0, 0, 0, 0, steps - 1, 0)).flatten(1, 2)
     k, v, beta = k.flatten(1, 2), v.flatten(1, 2), beta.flatten(1, 2)
-    if chunk is None:
-        y, state = delta_rule_recurrent(
-            spread, k, v, beta, initial_state, scale=scale, normalize=normalize, validate=validate
-        )
-    else:
-        y, state = delta_rule_chunk(
-            spread, k, v, beta, initial_state, scale=scale, chunk=chunk, normalize=normalize, validate=validate
-        )
+    form = delta_rule_recurrent if chunk is None else partial(delta_rule_chunk, chunk=chunk)
+    y, state = form(spread, k, v, beta, initial_state, scale=scale, normalize=normalize, validate=validate)
     return y[:, steps - 1 :: steps], state
 
 
-def _checked(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, scale: float | None, normalize: bool, validate: bool
-) -> tuple[Tensor, float]:
+def unit(k: Tensor) -> Tensor:
+    """Keys of norm 1, in float32 at least, also where their squares would underflow; a key of zero stays zero."""
+    k = single(k)
+    # the direction does not depend on the scale, hence no gradient through it
+    largest = k.detach().abs().amax(-1, keepdim=True).clamp(min=torch.finfo(k.dtype).tiny)
+    return F.normalize(k / largest, dim=-1)
+
+
+def _prepared(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    state: Tensor | None,
+    scale: float | None,
+    normalize: bool,
+    validate: bool,
+) -> tuple[Tensor, ...]:
+    """Operands in one precision, float32 at least; q scaled; the state before the first token."""
+    if q.dim() != 4 or not q.is_floating_point():
+        raise ValueError(f"q must be floating, (batch, length, heads, dk), got {q.dtype} of shape {tuple(q.shape)}")
     if q.shape[1] == 0:
         raise ValueError("q must hold at least one token, got length 0")
-    for name, tensor, wanted in (("k", k, q.shape), ("v", v[..., 0], q.shape[:3]), ("beta", beta, q.shape[:3])):
-        if tensor.shape != wanted:
-            raise ValueError(f"{name} must agree with q of shape {tuple(q.shape)}, got {tuple(tensor.shape)}")
+    for name, x, shape, wanted in (
+        ("k", k, k.shape, q.shape),
+        ("v", v, v.shape[:-1], q.shape[:3]),
+        ("beta", beta, beta.shape, q.shape[:3]),
+    ):
+        if shape != wanted:
+            raise ValueError(f"{name} must agree with q of shape {tuple(q.shape)}, got {tuple(x.shape)}")
+    start = (q.shape[0], q.shape[2], k.shape[3], v.shape[3])
+    check_state(state, start)
     if normalize:
-        k = F.normalize(k, dim=-1)
+        k = unit(k)
     if validate:
         with torch.no_grad():
             check_beta(beta)
             check_keys(k, beta)
-    return k, float(k.shape[-1]) ** -0.5 if scale is None else scale
+    given = [q, k, v, beta, *([] if state is None else [state])]
+    dtype = single(torch.empty(0, dtype=reduce(torch.promote_types, (x.dtype for x in given)))).dtype
+    q, k, v, beta, *rest = (x.to(dtype) for x in given)
+    return q * (k.shape[-1] ** -0.5 if scale is None else scale), k, v, beta, rest[0] if rest else q.new_zeros(start)

@@ -128,7 +128,7 @@ GROUP_CPU = {
 }  # fmt: skip
 ARITHMETIC_CPU = {
     "d_model": 48, "n_layers": 2, "n_heads": 4, "d_state": 8, "train": [3, 12], "test": [20, 40], "batch": 64,
-    "steps": 700, "lr": 3e-3,
+    "steps": 3000, "lr": 3e-3,
 }  # fmt: skip
 PAPER_SIZES = {"d_model": 128, "n_layers": 2, "n_heads": 4, "batch": 256, "lr": 1e-3, "precision": "bf16"}
 CHOMSKY = {**PAPER_SIZES, "train": [3, 40], "test": PAPER_TEST, "sequences": 1024}
@@ -175,8 +175,8 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Words of permutations: the product so far",
         runs={
             "cpu": [
-                *grid(data=["s3-swaps"], model=BOTH, options=GROUP_CPU),
-                *grid(data=["s5-swaps"], model=BOTH[:2], options=GROUP_CPU),
+                *grid(data=["s3-swaps"], model=BOTH, seeds=3, options=GROUP_CPU),
+                *grid(data=["s5-swaps"], model=BOTH[:2], seeds=3, options=GROUP_CPU),
             ],
             "paper": [
                 *grid(
@@ -199,7 +199,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Language modelling in both ranges",
         runs={
             "cpu": grid(
-                data=["tiny Shakespeare"], model=BOTH,
+                data=["tiny Shakespeare"], model=BOTH, seeds=3,
                 options={**TEXT, "d_model": 64, "n_layers": 2, "d_state": 8, "batch": 16, "steps": 250, "lr": 3e-3,
                          "pieces": 256},
             ),

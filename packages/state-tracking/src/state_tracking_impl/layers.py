@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .checks import Number, check_eig_range, check_positive
-from .delta_rule import delta_product
-from .scan import gla_recurrent, gla_scan, matrix_scan, selective_scan
+from .checks import Number, check_eig_range, check_positive, check_sequence, check_state, single
+from .delta_rule import delta_product, unit
+from .scan import gla_recurrent, gla_scan, matrix_scan, selective_scan, spread
 
 __all__ = ["DeltaNet", "FullMatrixRNN", "GLALayer", "LinearRNN", "Mamba", "ShortConv"]
 
@@ -41,6 +41,7 @@ class ShortConv(nn.Module):
         length = x.shape[1]
         if state is None:
             state = x.new_zeros(x.shape[0], self.width - 1, x.shape[2])
+        check_state(state, (x.shape[0], self.width - 1, x.shape[2]))
         x = torch.cat([state, x], 1)
         y = sum(self.weight[i] * x[:, i : i + length] for i in range(self.width))
         assert isinstance(y, Tensor)
@@ -86,10 +87,7 @@ class LinearRNN(nn.Module):
         return tuple(torch.zeros_like(part) for part in state)
 
     def _checked(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.d_model:
-            raise ValueError(f"x must have {self.d_model} features, got {x.shape[-1]}")
-        if x.shape[1] == 0:
-            raise ValueError("x must hold at least one token, got length 0")
+        check_sequence(x, self.d_model)
         return x
 
 
@@ -119,7 +117,7 @@ class DeltaNet(LinearRNN):
         eig_range: Sequence[Number] = (-1.0, 1.0),
         n_householder: int = 1,
         short_conv: int = 4,
-        chunk: int = 64,
+        chunk: int = 32,
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(d_model, eig_range)
@@ -131,7 +129,9 @@ class DeltaNet(LinearRNN):
         self.k_proj = nn.Linear(d_model, wide, bias=False)
         self.v_proj = nn.Linear(d_model, wide, bias=False)
         self.beta_proj = nn.Linear(d_model, n_householder * n_heads, bias=False)
-        self.convs = nn.ModuleList([ShortConv(c, short_conv) for c in (d_model, wide, wide)] if short_conv > 1 else [])
+        self.convs = nn.ModuleList(
+            [ShortConv(c, short_conv) for c in (d_model, wide, wide)] if short_conv not in (0, 1) else []
+        )
         self.norm = nn.RMSNorm(self.d_head, eps=norm_eps)
         self.o_proj = nn.Linear(d_model, d_model, bias=False)
         for linear in (self.q_proj, self.k_proj, self.v_proj, self.beta_proj, self.o_proj):
@@ -148,7 +148,7 @@ class DeltaNet(LinearRNN):
         k = self.k_proj(x)
         if len(self.convs):
             k, _ = self.convs[1](k)
-        return self._split(F.normalize(F.silu(k).unflatten(-1, (-1, self.d_head)), dim=-1))
+        return self._split(unit(F.silu(k).unflatten(-1, (-1, self.d_head))))
 
     def forward(self, x: Sequences, state: Any = None) -> tuple[Sequences, Any]:
         """A piece of a sequence; the state holds the matrix memory and the convolutions' last inputs."""
@@ -160,18 +160,18 @@ class DeltaNet(LinearRNN):
             projected[i], last = conv(projected[i], before[i] if before else None)
             after.append(last)
         q, k, v = (F.silu(part).unflatten(-1, (-1, self.d_head)) for part in projected)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        chunk = None if x.shape[1] == 1 else self.chunk
-        y, memory = delta_product(q, self._split(k), self._split(v), self.beta(x), memory, chunk=chunk, validate=False)
-        return self.o_proj(self.norm(y).flatten(-2)), (memory, *after)
+        y, memory = delta_product(
+            F.normalize(q, dim=-1), self._split(k), self._split(v), self.beta(x), memory,
+            chunk=None if x.shape[1] == 1 else self.chunk, normalize=True, validate=False,
+        )  # fmt: skip
+        return self.o_proj(self.norm(y.to(self.norm.weight.dtype)).flatten(-2)), (memory, *after)
 
     def eigenvalues(self, x: Sequences) -> Tensor:
-        """1 - beta for one factor; of products all eigenvalues, which may be complex."""
-        beta = self.beta(self._checked(x))
+        """1 - beta |k|^2 for one factor (1 where the key is zero); of products all, which may be complex."""
+        beta, k = single(self.beta(self._checked(x))), self.keys(x)
         if self.n_householder == 1:
-            return (1 - beta * self.keys(x).square().sum(-1)).flatten(2)
-        k = self.keys(x)
-        eye = torch.eye(self.d_head, dtype=x.dtype, device=x.device)
+            return (1 - beta * k.square().sum(-1)).flatten(2)
+        eye = torch.eye(self.d_head, dtype=k.dtype, device=x.device)
         product = eye
         for i in range(self.n_householder):
             product = (eye - beta[:, :, i, :, None, None] * k[:, :, i, :, :, None] * k[:, :, i, :, None]) @ product
@@ -209,7 +209,7 @@ class Mamba(LinearRNN):
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         check_positive(dt_rank=self.dt_rank)
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
-        self.conv = ShortConv(self.d_inner, max(short_conv, 1), bias=True)
+        self.conv = ShortConv(self.d_inner, short_conv or 1, bias=True)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(self.d_inner, 1))
@@ -224,14 +224,15 @@ class Mamba(LinearRNN):
         """A piece of a sequence; the state holds the recurrence's and the convolution's last inputs."""
         h, before = state if state is not None else (None, None)
         u, delta, b, c, z, after = self._inputs(self._checked(x), before)
-        y, h = selective_scan(u, delta, -torch.exp(self.A_log), b, c, self.D, h, eig_range=self.eig_range)
+        y, h = selective_scan(
+            u, delta, -torch.exp(self.A_log), b, c, self.D, h, eig_range=self.eig_range, validate=False
+        )
         return self.out_proj(y * F.silu(z)), (h, after)
 
     def eigenvalues(self, x: Sequences) -> Tensor:
         """The diagonal of A(x_t): channels times states."""
         _, delta, *_ = self._inputs(self._checked(x), None)
-        lo, hi = self.eig_range
-        return (lo + (hi - lo) * torch.exp(delta[..., None] * -torch.exp(self.A_log))).flatten(2)
+        return spread(torch.exp(delta[..., None] * -torch.exp(self.A_log)), *self.eig_range).flatten(2)
 
     def _inputs(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, ...]:
         u, z = self.in_proj(x).chunk(2, -1)
@@ -270,15 +271,15 @@ class GLALayer(LinearRNN):
 
     def alpha(self, x: Sequences) -> Float[Tensor, "batch length heads dk"]:
         """The gates."""
-        lo, hi = self.eig_range
-        return lo + (hi - lo) * torch.sigmoid(self.gate(x)).pow(1 / self.tau).unflatten(-1, (-1, self.d_head))
+        alpha = torch.sigmoid(self.gate(x)).pow(1 / self.tau).unflatten(-1, (-1, self.d_head))
+        return spread(alpha, *self.eig_range)
 
     def forward(self, x: Sequences, state: Any = None) -> tuple[Sequences, Any]:
         """A piece of a sequence; the state is the matrix memory."""
         q, k, v = (part.unflatten(-1, (-1, self.d_head)) for part in self.qkv(self._checked(x)).chunk(3, -1))
         form = gla_recurrent if x.shape[1] == 1 else gla_scan
-        y, memory = form(q, k, v, self.alpha(x), state[0] if state is not None else None)
-        return self.o_proj(self.norm(y).flatten(-2) * F.silu(self.g_proj(x))), (memory,)
+        y, memory = form(q, k, v, self.alpha(x), state[0] if state is not None else None, validate=False)
+        return self.o_proj(self.norm(y.to(self.norm.weight.dtype)).flatten(-2) * F.silu(self.g_proj(x))), (memory,)
 
     def eigenvalues(self, x: Sequences) -> Tensor:
         """The gates: eigenvalues of the diagonal transition."""
@@ -304,11 +305,11 @@ class FullMatrixRNN(LinearRNN):
         nn.init.normal_(self.a_proj.weight, std=d_model**-0.5)
 
     def transition(self, x: Sequences) -> Float[Tensor, "batch length heads n n"]:
-        """A(x_t)."""
+        """A(x_t), in float32 at least."""
         lo, hi = self.eig_range
-        m = self.a_proj(x).unflatten(-1, (self.n_heads, self.d_state, self.d_state))
+        m = single(self.a_proj(x)).unflatten(-1, (self.n_heads, self.d_state, self.d_state))
         norm = torch.linalg.matrix_norm(m, ord=2)[..., None, None]
-        eye = torch.eye(self.d_state, dtype=x.dtype, device=x.device)
+        eye = torch.eye(self.d_state, dtype=m.dtype, device=x.device)
         return (lo + hi) / 2 * eye + (hi - lo) / 2 * m / norm.clamp(min=1)
 
     def forward(self, x: Sequences, state: Any = None) -> tuple[Sequences, Any]:
@@ -317,7 +318,7 @@ class FullMatrixRNN(LinearRNN):
         b = self.b_proj(x).unflatten(-1, (self.n_heads, self.d_state)).transpose(1, 2).flatten(0, 1)[..., None]
         h = matrix_scan(a, b, state[0].flatten(0, 1) if state is not None else None)
         h = h.unflatten(0, (-1, self.n_heads))
-        return self.o_proj(h[..., 0].transpose(1, 2).flatten(-2)), (h[:, :, -1],)
+        return self.o_proj(h[..., 0].transpose(1, 2).flatten(-2).to(b.dtype)), (h[:, :, -1],)
 
     def eigenvalues(self, x: Sequences) -> Tensor:
         """All eigenvalues, complex."""

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from shared_impl.pretrained import Pretrained
@@ -13,6 +13,7 @@ from shared_impl.pretrained import Pretrained
 from .baselines import LSTM, SLSTM, Attention
 from .checks import Number, check_eig_range, check_positive, check_token_ids
 from .layers import DeltaNet, FullMatrixRNN, GLALayer, LinearRNN, Mamba
+from .tasks import IGNORED
 
 __all__ = ["MIXERS", "Output", "SequenceModel", "set_eigenvalue_range"]
 
@@ -68,7 +69,7 @@ class SequenceModel(nn.Module, Pretrained):
 
     Args:
         mixer: the layer: deltanet, mamba, gla, full (matrices) or a baseline.
-        eig_range: of the linear recurrences; baselines have none.
+        eig_range: of the linear recurrences, one pair (lo, hi) or a pair a layer; baselines have none.
         n_householder: of DeltaNet.
         short_conv: width of convolutions in DeltaNet and Mamba; 1 is the authors' choice for Mamba on formal languages.
         ffn_ratio: of the SwiGLU after each mixer; None: 4, for Mamba 0 (no SwiGLU).
@@ -84,7 +85,7 @@ class SequenceModel(nn.Module, Pretrained):
         d_model: int = 64,
         n_layers: int = 2,
         mixer: Mixer = "deltanet",
-        eig_range: Sequence[Number] = (-1.0, 1.0),
+        eig_range: Sequence[Number] | Sequence[Sequence[Number]] = (-1.0, 1.0),
         n_heads: int = 4,
         n_householder: int = 1,
         short_conv: int = 4,
@@ -95,12 +96,16 @@ class SequenceModel(nn.Module, Pretrained):
         check_positive(vocab_size=vocab_size, d_model=d_model, n_layers=n_layers)
         if ffn_ratio is None:
             ffn_ratio = 0 if mixer == "mamba" else 4
-        if ffn_ratio < 0:
-            raise ValueError(f"ffn_ratio must not be negative, got {ffn_ratio}")
+        if not isinstance(ffn_ratio, int) or ffn_ratio < 0:
+            raise ValueError(f"ffn_ratio must be an integer and not negative, got {ffn_ratio}")
+        nested = isinstance(eig_range, list | tuple) and any(isinstance(pair, list | tuple) for pair in eig_range)
+        ranges: Any = list(eig_range) if nested else [eig_range] * n_layers
+        if len(ranges) != n_layers:
+            raise ValueError(f"eig_range must be one pair (lo, hi) or one for each of {n_layers} layers, got {ranges}")
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, d_model)
 
-        def layer() -> nn.Module:
+        def layer(eig_range: Sequence[Number]) -> nn.Module:
             if mixer == "deltanet":
                 return DeltaNet(
                     d_model, n_heads, eig_range=eig_range, n_householder=n_householder, short_conv=short_conv
@@ -119,7 +124,7 @@ class SequenceModel(nn.Module, Pretrained):
                 return Attention(d_model, n_heads)
             raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
 
-        self.blocks = nn.ModuleList([Block(layer(), d_model, ffn_ratio) for _ in range(n_layers)])
+        self.blocks = nn.ModuleList([Block(layer(pair), d_model, ffn_ratio) for pair in ranges])
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
         self.lm_head = nn.Linear(d_model, vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=0.5)
@@ -140,8 +145,10 @@ class SequenceModel(nn.Module, Pretrained):
         check_token_ids(input_ids, self.vocab_size)
         if state is not None and len(state) != len(self.blocks):
             raise ValueError(f"state must have {len(self.blocks)} layers, got {len(state)}")
-        if targets is not None and targets.shape != input_ids.shape:
-            raise ValueError(f"targets must be {tuple(input_ids.shape)}, got {tuple(targets.shape)}")
+        if targets is not None:
+            if targets.shape != input_ids.shape:
+                raise ValueError(f"targets must be {tuple(input_ids.shape)}, got {tuple(targets.shape)}")
+            check_token_ids(targets.where(targets != IGNORED, 0), self.vocab_size, "targets")
         x = self.embedding(input_ids)
         after = []
         for i, block in enumerate(self.blocks):
@@ -151,6 +158,13 @@ class SequenceModel(nn.Module, Pretrained):
         loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         return Output(logits, loss, tuple(after))
 
+    def _saved_config(self) -> dict[str, Any]:
+        """With the ranges that the layers have now, whoever changed them."""
+        ranges = [list(b.mixer.eig_range) for b in self.blocks if isinstance(b.mixer, LinearRNN)]
+        if ranges and isinstance(self._hub_mixin_config, dict):
+            self._hub_mixin_config["eig_range"] = ranges if any(r != ranges[0] for r in ranges) else ranges[0]
+        return super()._saved_config()
+
     def step(
         self, token: Int[Tensor, " batch"], state: tuple[Any, ...] | None = None
     ) -> tuple[Float[Tensor, "batch vocab"], tuple[Any, ...]]:
@@ -158,6 +172,7 @@ class SequenceModel(nn.Module, Pretrained):
         output = self(token[:, None], state)
         return output.logits[:, 0], output.state
 
+    @torch.no_grad()
     def generate(
         self,
         input_ids: Int[Tensor, "batch length"],
@@ -166,48 +181,78 @@ class SequenceModel(nn.Module, Pretrained):
         do_sample: bool = False,
         temperature: float = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
         eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        attention_mask: Int[Tensor, "batch length"] | Bool[Tensor, "batch length"] | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "batch longer"]:
         """The prompt and what the model adds: the most probable token each time, or a drawn one.
+
+        Args:
+            pad_token_id: what follows the end of a row; default `eos_token_id`.
+            attention_mask: 1 where there is a token, for prompts of different lengths, which are read one by one.
 
         Raises:
             ValueError: an option out of range.
         """
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        for name, value in (("temperature", temperature), ("repetition_penalty", repetition_penalty)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
-        tokens = [input_ids]
-        done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        with torch.no_grad():
-            output = self(input_ids)
-            logits, state = output.logits[:, -1], output.state
-            for count in range(max_new_tokens):
-                if count:
-                    logits, state = self.step(tokens[-1][:, 0], state)
-                scores = logits / temperature
-                if top_k is not None and top_k < scores.shape[-1]:
-                    scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
-                if do_sample:
-                    token = torch.multinomial(scores.softmax(-1), 1, generator=generator)
-                else:
-                    token = scores.argmax(-1, keepdim=True)
-                if eos_token_id is not None:
-                    token = torch.where(done[:, None], eos_token_id, token)
-                    done = done | (token[:, 0] == eos_token_id)
-                tokens.append(token)
-                if bool(done.all()):
-                    break
-        return torch.cat(tokens, 1)
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+        fill = eos_token_id if pad_token_id is None else pad_token_id
+        if attention_mask is not None:
+            real = attention_mask.bool()
+            if real.shape != input_ids.shape or not bool(real.any(1).all()):
+                raise ValueError(f"attention_mask must be {tuple(input_ids.shape)} with a token in every row")
+            rows = [ids[here][None] for ids, here in zip(input_ids, real, strict=True)]
+            new = [
+                self.generate(
+                    row, max_new_tokens=max_new_tokens, do_sample=do_sample, temperature=temperature, top_k=top_k,
+                    top_p=top_p, repetition_penalty=repetition_penalty, eos_token_id=eos_token_id, generator=generator,
+                )[0, row.shape[1] :]
+                for row in rows
+            ]  # fmt: skip
+            return torch.cat([input_ids, nn.utils.rnn.pad_sequence(new, True, fill or 0)], 1)
+        ids, state = input_ids, None
+        done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        for _ in range(max_new_tokens):
+            output = self(ids if state is None else ids[:, -1:], state)
+            scores, state = output.logits[:, -1] / temperature, output.state
+            if repetition_penalty != 1:
+                seen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, ids, True)
+                lower = torch.where(scores > 0, scores / repetition_penalty, scores * repetition_penalty)
+                scores = torch.where(seen, lower, scores)
+            if top_k is not None and top_k < scores.shape[-1]:
+                scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
+            if top_p is not None:
+                ordered, place = scores.sort(-1, descending=True)
+                # a token stays while those before it do not reach p
+                beyond = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1) >= top_p
+                scores = scores.masked_fill(beyond.scatter(1, place, beyond), -torch.inf)
+            if do_sample:
+                token = torch.multinomial(scores.softmax(-1), 1, generator=generator)
+            else:
+                token = scores.argmax(-1, keepdim=True)
+            if eos_token_id is not None and fill is not None:
+                token = torch.where(done[:, None], fill, token)
+                done = done | (token[:, 0] == eos_token_id)
+            ids = torch.cat([ids, token], 1)
+            if bool(done.all()):
+                break
+        return ids
 
 
 def set_eigenvalue_range(model: nn.Module, lo: Number, hi: Number) -> int:
     """Give every linear recurrence of a model another range, in place; weights and their number stay.
 
-    What `save_pretrained` writes afterwards has the new range.
+    What `save_pretrained` writes afterwards has the new range; a bare `state_dict` has none.
 
     Returns:
         the number of layers changed.
@@ -215,13 +260,10 @@ def set_eigenvalue_range(model: nn.Module, lo: Number, hi: Number) -> int:
     Raises:
         ValueError: unless -1 <= lo < hi <= 1; a model without such a layer.
     """
-    check_eig_range((lo, hi))
+    check_eig_range((lo, hi))  # before any layer is changed
     layers = [module for module in model.modules() if isinstance(module, LinearRNN)]
     if not layers:
         raise ValueError(f"model must have a layer with an eigenvalue range, {type(model).__name__} has none")
     for layer in layers:
         layer.eig_range = (lo, hi)
-    config = getattr(model, "_hub_mixin_config", None)
-    if isinstance(config, dict):
-        config["eig_range"] = [float(lo), float(hi)]
     return len(layers)

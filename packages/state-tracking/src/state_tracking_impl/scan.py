@@ -1,17 +1,18 @@
 """Diagonal and full linear recurrences h_t = A_t h_{t-1} + b_t whose factors may be negative.
 
 Scans in log space (cumulative sums of log a) need a > 0. These combine pairs (a, b) by the associative rule
-(a2, b2) o (a1, b1) = (a2 a1, a2 b1 + b2) and so take any sign.
+(a2, b2) o (a1, b1) = (a2 a1, a2 b1 + b2) and so take any sign. Half precision is computed in float32, and states stay
+in it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .checks import Number, check_eig_range, check_state
+from .checks import Number, check_eig_range, check_state, single
 
 __all__ = [
     "gla_recurrent",
@@ -50,10 +51,20 @@ def linear_scan(
     """The same by an associative scan: about 16 log_16(length) vectorised steps; factors of any sign, zero included.
 
     Raises:
-        ValueError: no step.
+        ValueError: no step; a and b of different shapes; a factor above 1 in size, as products of such factors overflow
+            where the states need not.
     """
+    with torch.no_grad():
+        if not bool((a.abs() <= 1).all()):
+            raise ValueError(f"a must be in [-1, 1], got {a.min().item():g} to {a.max().item():g}")
+    return _linear_scan(a, b, initial)
+
+
+def _linear_scan(a: Tensor, b: Tensor, initial: Tensor | None) -> Tensor:
     if a.shape[1] == 0:
         raise ValueError("a must hold at least one step, got length 0")
+    if a.shape != b.shape:
+        raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     check_state(initial, b[:, 0].shape)
     if initial is not None:
         b = torch.cat([b[:, :1] + a[:, :1] * initial[:, None], b[:, 1:]], 1)
@@ -73,7 +84,7 @@ class _LinearScan(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         a, h = ctx.saved_tensors
         following = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1)
-        g = linear_scan(following.flip(1), grad.flip(1)).flip(1)
+        g = _linear_scan(following.flip(1), grad.flip(1), None).flip(1)
         before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
         return g * before, g
 
@@ -106,12 +117,24 @@ def matrix_scan(
     b: Float[Tensor, "batch length n m"],
     initial: Float[Tensor, "batch n m"] | None = None,
 ) -> Float[Tensor, "batch length n m"]:
-    """H_t = A_t H_{t-1} + B_t with full matrices, by an associative scan (differentiable by plain autograd)."""
+    """H_t = A_t H_{t-1} + B_t with full matrices of norm at most 1, by an associative scan, in float32 at least.
+
+    Raises:
+        ValueError: no step; shapes that do not fit.
+    """
     if a.shape[1] == 0:
         raise ValueError("a must hold at least one step, got length 0")
+    if a.shape != (*b.shape[:3], b.shape[2]):
+        raise ValueError(f"a must be (batch, length, n, n) for b of {tuple(b.shape)}, got {tuple(a.shape)}")
     check_state(initial, (b.shape[0], *b.shape[2:]))
-    if initial is not None:
-        b = torch.cat([b[:, :1] + a[:, :1] @ initial[:, None], b[:, 1:]], 1)
+    a, b = single(a), single(b)
+    with torch.autocast(a.device.type, enabled=False):
+        if initial is not None:
+            b = torch.cat([b[:, :1] + a[:, :1] @ initial[:, None].to(b.dtype), b[:, 1:]], 1)
+        return _matrix_scan(a, b)
+
+
+def _matrix_scan(a: Tensor, b: Tensor) -> Tensor:
     length = a.shape[1]
     if length <= BLOCK:
         states = [b[:, 0]]
@@ -128,7 +151,7 @@ def matrix_scan(
     for t in range(1, BLOCK):
         products.append(a[:, :, t] @ products[-1])
         states.append(a[:, :, t] @ states[-1] + b[:, :, t])
-    ends = matrix_scan(products[-1], states[-1])
+    ends = _matrix_scan(products[-1], states[-1])
     before = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
     h = torch.stack(states, 2) + torch.stack(products, 2) @ before[:, :, None]
     return h.flatten(1, 2)[:, :length]
@@ -136,6 +159,7 @@ def matrix_scan(
 
 Channels = Float[Tensor, "batch length channels"]
 Projections = Float[Tensor, "batch length states"]
+ChannelState = Float[Tensor, "batch channels states"]
 
 
 def selective_scan(
@@ -145,11 +169,12 @@ def selective_scan(
     B: Projections,
     C: Projections,
     D: Float[Tensor, " channels"] | None = None,
-    initial_state: Float[Tensor, "batch channels states"] | None = None,
+    initial_state: ChannelState | None = None,
     *,
     negative: bool = False,
     eig_range: Sequence[Number] | None = None,
-) -> tuple[Channels, Float[Tensor, "batch channels states"]]:
+    validate: bool = True,
+) -> tuple[Channels, ChannelState]:
     """Mamba's scan; `negative` spreads its factors from (0, 1) over (-1, 1).
 
     a_t = exp(delta_t A), h_t = a_t h_{t-1} + delta_t B_t u_t, y_t = C_t . h_t + D u_t; with `negative` a_t becomes
@@ -159,14 +184,12 @@ def selective_scan(
         delta: step sizes, positive.
         A: negative.
         eig_range: any other range (lo, hi) within [-1, 1], in place of `negative`: lo + (hi - lo) exp(delta A).
+        validate: look at A and delta (False saves the look where the caller's construction guarantees them).
 
     Raises:
         ValueError: no token; A positive or delta negative (the factor would exceed 1); a range that is none.
     """
-    a, b = _discretise(u, delta, A, B, negative, eig_range)
-    h = linear_scan(a, b, initial_state)
-    y = torch.einsum("blcn,bln->blc", h, C)
-    return y if D is None else y + D * u, h[:, -1]
+    return _selective(_linear_scan, (u, delta, A, B, C, D, initial_state), negative, eig_range, validate)
 
 
 def selective_scan_recurrent(
@@ -176,33 +199,46 @@ def selective_scan_recurrent(
     B: Projections,
     C: Projections,
     D: Float[Tensor, " channels"] | None = None,
-    initial_state: Float[Tensor, "batch channels states"] | None = None,
+    initial_state: ChannelState | None = None,
     *,
     negative: bool = False,
     eig_range: Sequence[Number] | None = None,
-) -> tuple[Channels, Float[Tensor, "batch channels states"]]:
+) -> tuple[Channels, ChannelState]:
     """`selective_scan` one step after the other (the oracle)."""
-    a, b = _discretise(u, delta, A, B, negative, eig_range)
-    h = linear_scan_recurrent(a, b, initial_state)
-    y = torch.einsum("blcn,bln->blc", h, C)
-    return y if D is None else y + D * u, h[:, -1]
+    return _selective(linear_scan_recurrent, (u, delta, A, B, C, D, initial_state), negative, eig_range, True)
 
 
-def _discretise(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, negative: bool, eig_range: Sequence[Number] | None
+def _selective(
+    scan: Callable[..., Tensor],
+    operands: tuple[Any, ...],
+    negative: bool,
+    eig_range: Sequence[Number] | None,
+    validate: bool,
 ) -> tuple[Tensor, Tensor]:
+    dtype = operands[0].dtype
+    u, delta, A, B, C = (single(x) for x in operands[:5])
+    D, state = (None if x is None else single(x) for x in operands[5:])
     if u.shape[1] == 0:
         raise ValueError("u must hold at least one token, got length 0")
     with torch.no_grad():
-        if not bool((A <= 0).all()):
+        if validate and not bool((A <= 0).all()):
             raise ValueError(f"A must be at most 0, so that exp(delta A) is at most 1; got up to {A.max().item():g}")
-        if not bool((delta >= 0).all()):
-            raise ValueError(f"delta must not be negative, got down to {delta.min().item():g}")
+        if validate and not bool((delta >= 0).all()):
+            raise ValueError(f"delta must not be negative nor NaN, got down to {delta.min().item():g}")
     lo, hi = check_eig_range(eig_range if eig_range is not None else (-1.0 if negative else 0.0, 1.0))
-    a = torch.exp(delta[..., None] * A)
-    if (lo, hi) != (0.0, 1.0):
-        a = lo + (hi - lo) * a
-    return a, (delta * u)[..., None] * B[:, :, None]
+    with torch.autocast(u.device.type, enabled=False):
+        a = spread(torch.exp(delta[..., None] * A), lo, hi)
+        h = scan(a, (delta * u)[..., None] * B[:, :, None], state)
+        y = torch.einsum("blcn,bln->blc", h, C)
+    return (y if D is None else y + D * u).to(dtype), h[:, -1]
+
+
+def spread(a: Tensor, lo: float, hi: float) -> Tensor:
+    """Factors in [0, 1] over [lo, hi]; nothing is rounded beyond an end."""
+    if (lo, hi) == (0.0, 1.0):
+        return a
+    a = lo + (hi - lo) * a
+    return a if (lo, hi) == (-1.0, 1.0) else a.clamp(lo, hi)
 
 
 Keys = Float[Tensor, "batch length heads dk"]
@@ -211,34 +247,59 @@ HeadState = Float[Tensor, "batch heads dk dv"]
 
 
 def gla_scan(
-    q: Keys, k: Keys, v: Values, alpha: Keys, initial_state: HeadState | None = None, *, scale: float | None = None
+    q: Keys,
+    k: Keys,
+    v: Values,
+    alpha: Keys,
+    initial_state: HeadState | None = None,
+    *,
+    scale: float | None = None,
+    validate: bool = True,
 ) -> tuple[Values, HeadState]:
     """Gated linear attention with gates of either sign: S_t = diag(alpha_t) S_{t-1} + k_t v_t^T, o_t = S_t^T q_t.
 
     Holds all states at once (length x dk x dv), the price of gates that have no logarithm.
 
+    Args:
+        validate: look at the gates.
+
     Raises:
         ValueError: gates outside [-1, 1]; no token.
     """
-    with torch.no_grad():
-        if not bool((alpha.abs() <= 1).all()):
-            raise ValueError(f"alpha must be in [-1, 1], got {alpha.min().item():g} to {alpha.max().item():g}")
-    b = k[..., None] * v[..., None, :]
-    h = linear_scan(alpha[..., None].expand_as(b), b, initial_state)
-    scale = float(k.shape[-1]) ** -0.5 if scale is None else scale
-    return scale * torch.einsum("blhkv,blhk->blhv", h, q), h[:, -1]
+    return _gla(_linear_scan, (q, k, v, alpha), initial_state, scale, validate)
 
 
 def gla_recurrent(
-    q: Keys, k: Keys, v: Values, alpha: Keys, initial_state: HeadState | None = None, *, scale: float | None = None
+    q: Keys,
+    k: Keys,
+    v: Values,
+    alpha: Keys,
+    initial_state: HeadState | None = None,
+    *,
+    scale: float | None = None,
+    validate: bool = True,
 ) -> tuple[Values, HeadState]:
     """`gla_scan` token by token (the oracle)."""
+    return _gla(linear_scan_recurrent, (q, k, v, alpha), initial_state, scale, validate)
+
+
+def _gla(
+    scan: Callable[..., Tensor],
+    operands: tuple[Tensor, Tensor, Tensor, Tensor],
+    state: Tensor | None,
+    scale: float | None,
+    validate: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = operands[0].dtype
+    q, k, v, alpha = (single(x) for x in operands)
+    if q.shape[1] == 0:
+        raise ValueError("q must hold at least one token, got length 0")
+    with torch.no_grad():
+        if validate and not bool((alpha.abs() <= 1).all()):
+            raise ValueError(f"alpha must be in [-1, 1], got {alpha.min().item():g} to {alpha.max().item():g}")
     scale = float(k.shape[-1]) ** -0.5 if scale is None else scale
-    shape = (q.shape[0], q.shape[2], k.shape[3], v.shape[3])
-    check_state(initial_state, shape)
-    state = q.new_zeros(shape) if initial_state is None else initial_state
-    outputs = []
-    for t in range(q.shape[1]):
-        state = alpha[:, t, :, :, None] * state + k[:, t, :, :, None] * v[:, t, :, None]
-        outputs.append(scale * torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
-    return torch.stack(outputs, 1), state
+    with torch.autocast(q.device.type, enabled=False):
+        b = k[..., None] * v[..., None, :]
+        h = scan(alpha[..., None].expand_as(b), b, None if state is None else single(state))
+        y = torch.einsum("blhkv,blhk->blhv", h, scale * q)
+    return y.to(dtype), h[:, -1]

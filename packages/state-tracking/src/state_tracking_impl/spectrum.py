@@ -65,8 +65,8 @@ def eigen_report(
     handles = []
 
     def watch(name: str) -> Any:
-        def hook(module: Any, args: Any) -> None:
-            values = module.eigenvalues(args[0]).flatten()
+        def hook(module: Any, args: Any, kwargs: Any) -> None:
+            values = module.eigenvalues(args[0] if args else kwargs["x"]).flatten()
             imaginary = values.imag.abs().max().item() if values.is_complex() else 0.0
             real = values.real if values.is_complex() else values
             found.append(LayerSpectrum(name, module.eig_range, real.cpu(), values.abs().max().item(), imaginary))
@@ -75,7 +75,7 @@ def eigen_report(
 
     for name, module in model.named_modules():
         if isinstance(module, LinearRNN):
-            handles.append(module.register_forward_pre_hook(watch(name or type(module).__name__)))
+            handles.append(module.register_forward_pre_hook(watch(name or type(module).__name__), with_kwargs=True))
     if not handles:
         raise ValueError(f"model must have a layer with an eigenvalue range, {type(model).__name__} has none")
     try:

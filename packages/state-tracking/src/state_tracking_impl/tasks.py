@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .checks import check_positive
+from .constructions import cycles
+
 __all__ = ["IGNORED", "TASKS", "Task", "group_word", "mod_arith", "mod_arith_brackets", "parity", "permutations"]
 
 IGNORED = -100
@@ -170,14 +173,7 @@ def permutations(n: int, kind: str = "S") -> list[tuple[int, ...]]:
 
 def _moved(permutation: Sequence[int]) -> tuple[int, int]:
     """Symbols that move, and n minus the number of cycles."""
-    seen: set[int] = set()
-    n_cycles = 0
-    for start in range(len(permutation)):
-        n_cycles += start not in seen
-        while start not in seen:
-            seen.add(start)
-            start = permutation[start]
-    return sum(i != p for i, p in enumerate(permutation)), len(permutation) - n_cycles
+    return sum(i != p for i, p in enumerate(permutation)), len(permutation) - len(cycles(permutation))
 
 
 def group_word(
@@ -200,14 +196,17 @@ def group_word(
     """
     if not 2 <= n <= 6:
         raise ValueError(f"n must be within 2 and 6 (n! tokens), got {n}")
-    if tokens_per < 1:
-        raise ValueError(f"tokens_per must be at least 1, got {tokens_per}")
+    check_positive(tokens_per=tokens_per)
+    limits = {"all": n, "swaps": 2, "3cycles": 3}
+    if kind not in ("S", "A") or generators not in limits:
+        raise ValueError(f"kind must be S or A and generators {', '.join(limits)}, got {kind!r} and {generators!r}")
+    if (n, kind) == (2, "A"):
+        raise ValueError("n must be at least 3 for kind A: A_2 has one element, and nothing to tell")
     if kind == "A" and generators == "swaps":
         raise ValueError("generators must be all or 3cycles for kind A: a swap is odd")
     elements = permutations(n, kind)
     number = {p: i for i, p in enumerate(elements)}
-    limit = {"all": n, "swaps": 2, "3cycles": 3}[generators]
-    drawn_from = torch.tensor([i for i, p in enumerate(elements) if _moved(p)[0] <= limit])
+    drawn_from = torch.tensor([i for i, p in enumerate(elements) if _moved(p)[0] <= limits[generators]])
     # first the left one, then the right one
     table = torch.tensor([[number[tuple(b[a[i]] for i in range(n))] for b in elements] for a in elements])
     filler = len(elements)
