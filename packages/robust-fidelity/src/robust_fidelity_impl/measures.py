@@ -15,6 +15,8 @@ __all__ = ["FidelityScore", "Scores", "fidelity", "robust_fidelity", "score_expl
 
 Sampling = Literal["independent", "antithetic", "stratified"]
 MOST_ENUMERATED = 16
+OTHER = 0x5851F42D4C957F2D
+"""Makes another seed of a seed, which is not that of a neighbour."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Scores:
     """Fidelity of several explanations of one graph; each a tensor of as many values.
 
     `plus`, `minus` and `delta` are by probability of the label; `*_acc` by whether it is predicted; `*_se` are standard
-    errors over the samples (0 where all subsets were enumerated). They come from the samples alone: an effect that few
-    subsets show is missed by few samples, and its error too; intervals of two of them then cover less than 95 %.
+    errors over the samples (0 where all subsets were enumerated), made so that 1.96 of them cover for rare effects too
+    (Agresti and Coull's addition of two samples at either end of what was seen; where all samples are alike, the other
+    end is what deleting everything at once does). What no sample and not that deletion shows is not in them.
     """
 
     plus: Float[Tensor, "explanations"]
@@ -35,6 +38,9 @@ class Scores:
     plus_se: Float[Tensor, "explanations"]
     minus_se: Float[Tensor, "explanations"]
     delta_se: Float[Tensor, "explanations"]
+    plus_acc_se: Float[Tensor, "explanations"]
+    minus_acc_se: Float[Tensor, "explanations"]
+    delta_acc_se: Float[Tensor, "explanations"]
     size: Float[Tensor, "explanations"]
     """undirected edges in the explanation"""
 
@@ -52,6 +58,9 @@ class FidelityScore:
     plus_se: float
     minus_se: float
     delta_se: float
+    plus_acc_se: float
+    minus_acc_se: float
+    delta_acc_se: float
     size: int
     """undirected edges in the explanation"""
     edges: int
@@ -135,7 +144,7 @@ def robust_fidelity(
     )  # fmt: skip
 
 
-_NAMES = ("plus", "minus", "delta", "plus_acc", "minus_acc", "delta_acc", "plus_se", "minus_se", "delta_se")
+_NAMES = tuple(f"{name}{kind}" for kind in ("", "_acc", "_se", "_acc_se") for name in ("plus", "minus", "delta"))
 
 
 def score_explanations(
@@ -175,30 +184,31 @@ def score_explanations(
     for explanation in explanations:
         others = probe.domain & ~explanation
         for deleted, share in ((explanation, alpha1), (others, 1 - alpha2)):
+            weight = None
             if _enumerated(int(deleted.sum()), share, n_samples, exact):
                 gone, weight = _subsets(deleted, share)
             elif sampling == "stratified":
-                gone, weight = _stratified(deleted, share, uniform, seed), None
+                gone = _stratified(deleted, share, uniform, seed)
             else:
-                gone, weight = deleted & (uniform < share), None
-            keeps.append(~gone)
+                gone = deleted & (uniform < share)
+            keeps.append(~gone if weight is not None else torch.cat([~gone, ~deleted[None]]))
             weights.append(weight)
     everything = probe.probabilities(torch.cat(keeps)) if keeps else torch.empty(0, len(first))
     found = everything.split([len(keep) for keep in keeps])
     base = torch.stack([first[label], (first.argmax() == label).double()])
     rows = []
     for i in range(len(explanations)):
-        drops = [_drops(p, base, label) for p in found[2 * i : 2 * i + 2]]  # (samples, 2): probability, accuracy
-        plus, minus = (_mean(d, w) for d, w in zip(drops, weights[2 * i : 2 * i + 2], strict=True))
-        errors = [_error(d[:, 0], w, sampling) for d, w in zip(drops, weights[2 * i : 2 * i + 2], strict=True)]
-        if weights[2 * i] is None and weights[2 * i + 1] is None:
-            both = _error(drops[0][:, 0] - drops[1][:, 0], None, sampling)
-        else:
-            both = (errors[0] ** 2 + errors[1] ** 2).sqrt()
-        delta = plus - minus
-        rows.append(torch.stack([plus[0], minus[0], delta[0], plus[1], minus[1], delta[1], *errors, both]))
+        (plus, plus_se, plus_drops), (minus, minus_se, minus_drops) = (
+            _side(_drops(found[j], base, label), weights[j], sampling) for j in (2 * i, 2 * i + 1)
+        )
+        both = (plus_se**2 + minus_se**2).sqrt()
+        if plus_drops is not None and minus_drops is not None:
+            paired = ~(_alike(plus_drops) | _alike(minus_drops))
+            both = torch.where(paired, _error(plus_drops - minus_drops, sampling), both)
+        # by probability and by label: plus, minus, delta; then their errors
+        rows.append(torch.stack([plus, minus, plus - minus, plus_se, minus_se, both]).view(2, 3, 2).mT.flatten())
     table = torch.stack(rows) if rows else torch.empty(0, len(_NAMES), dtype=torch.float64)
-    return Scores(*table.unbind(1), size=explanations.sum(1).double())
+    return Scores(**dict(zip(_NAMES, table.unbind(1), strict=True)), size=explanations.sum(1).double())
 
 
 def _drops(probabilities: Tensor, base: Tensor, label: int) -> Float[Tensor, "samples 2"]:
@@ -206,19 +216,38 @@ def _drops(probabilities: Tensor, base: Tensor, label: int) -> Float[Tensor, "sa
     return base - found
 
 
-def _mean(drops: Tensor, weight: Tensor | None) -> Tensor:
-    return drops.mean(0) if weight is None else (weight[:, None] * drops).sum(0)
-
-
-def _error(drops: Tensor, weight: Tensor | None, sampling: Sampling) -> Tensor:
+def _side(drops: Tensor, weight: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Mean and standard error, by probability and by label, and the samples; the last one deletes everything."""
     if weight is not None:
-        return torch.zeros((), dtype=torch.float64)
+        return (weight[:, None] * drops).sum(0), torch.zeros(2, dtype=torch.float64), None
+    drops, whole = drops[:-1], drops[-1]
+    return drops.mean(0), _error(drops, sampling, whole), drops
+
+
+def _alike(drops: Tensor) -> Bool[Tensor, "2"]:
+    return drops.amax(0) - drops.amin(0) < 1e-6  # rounding of float32
+
+
+def _error(drops: Float[Tensor, "samples 2"], sampling: Sampling, whole: Tensor | None = None) -> Float[Tensor, "2"]:
+    """Standard errors of means: with two samples added at either end, as Agresti and Coull do for shares.
+
+    Where all samples are alike, `whole` stands for an end that none of them shows.
+    """
+    alike = _alike(drops)
     if sampling == "antithetic":
         half = len(drops) // 2
-        drops = (drops[:half] + drops[half:]) / 2
-    if len(drops) < 2:
-        return torch.tensor(torch.nan, dtype=torch.float64)
-    return drops.std() / len(drops) ** 0.5
+        # a pair deletes opposite edges, so that one of the two shows what is rare
+        drops, whole = (drops[:half] + drops[half:]) / 2, None if whole is None else (whole + drops[0]) / 2
+    n = len(drops)
+    low, high = drops.amin(0), drops.amax(0)
+    if whole is not None:
+        low = torch.where(alike, torch.minimum(low, whole), low)
+        high = torch.where(alike, torch.maximum(high, whole), high)
+    added = (torch.cat([drops, *[torch.stack([low, high])] * 2]).var(0, correction=0) / (n + 4)).sqrt()
+    if sampling == "stratified":
+        # neighbours are of neighbouring strata: what differs between them is what is left within
+        return torch.where(alike, added, ((drops[1:] - drops[:-1]).square().mean(0) / (2 * n)).sqrt())
+    return added
 
 
 def _uniform(samples: int, units: int, sampling: Sampling, seed: int) -> Float[Tensor, "samples units"]:
@@ -233,7 +262,7 @@ def _stratified(
     deleted: Tensor, share: float, uniform: Float[Tensor, "samples units"], seed: int
 ) -> Bool[Tensor, "samples units"]:
     """One sample from each of equally likely ranges of the number of edges deleted: those of the smallest `uniform`."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = torch.Generator().manual_seed((seed ^ OTHER) % 2**63)
     n, samples = int(deleted.sum()), len(uniform)
     counts = torch.arange(n + 1, dtype=torch.float64)
     logs = torch.lgamma(torch.tensor(n + 1.0)) - torch.lgamma(counts + 1) - torch.lgamma(n - counts + 1)
