@@ -5,6 +5,7 @@ import importlib.util
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io.wavfile
@@ -51,11 +52,13 @@ def read_sound(path: Path, sr: int | None = None, *, mix_down: bool = False) -> 
 
 def _read_wav(path: Path) -> tuple[ndarray, int]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", scipy.io.wavfile.WavFileWarning)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", scipy.io.wavfile.WavFileWarning)
             rate, wave = scipy.io.wavfile.read(path)
     except (ValueError, EOFError, OSError, KeyError, IndexError, TypeError, UnboundLocalError) as error:
         raise DataError(f"{path} is no WAV file that SciPy reads: {error}") from error
+    if any("EOF" in str(one.message) for one in said):
+        raise DataError(f"{path} is cut short: it holds fewer samples than it says")
     if wave.dtype == np.uint8:
         wave = (wave.astype(np.float32) - 128) / 128
     elif np.issubdtype(wave.dtype, np.integer):
@@ -64,21 +67,27 @@ def _read_wav(path: Path) -> tuple[ndarray, int]:
     return (wave[:, None] if wave.ndim == 1 else wave), int(rate)
 
 
-def write_sound(path: Path, wave: ndarray, sr: int) -> None:
-    """A WAV file of 16 bits; samples beyond ±1 are an error."""
-    if np.abs(wave).max(initial=0) > 1:
+def write_sound(path: Path, wave: Any, sr: int) -> None:
+    """A WAV file of 16 bits, of an array or tensor (samples,); others, samples beyond ±1 and NaN are an error."""
+    wave = np.asarray(wave, np.float64)
+    if wave.ndim != 1:
+        raise ValueError(f"wave must be (samples,), got {wave.shape}")
+    if not np.abs(wave).max(initial=0) <= 1:
         raise ValueError(f"wave must be within -1 and 1, got {np.abs(wave).max():.3g}")
-    scipy.io.wavfile.write(path, sr, np.round(np.asarray(wave, np.float64) * 32767).astype(np.int16))
+    scipy.io.wavfile.write(path, sr, np.round(wave * 32767).astype(np.int16))
 
 
-def resample(wave: ndarray, old: int, new: int) -> ndarray:
+def resample(wave: Any, old: int, new: int) -> ndarray:
     """Samples at another rate, by a polyphase filter; along the last axis.
 
     Raises:
-        ValueError: a rate that is not positive.
+        ValueError: a rate that is not positive, or integers.
     """
     if old < 1 or new < 1:
         raise ValueError(f"rates must be positive, got {old} and {new}")
+    wave = np.asarray(wave)
+    if not np.issubdtype(wave.dtype, np.floating):
+        raise ValueError(f"wave must hold floating numbers, got {wave.dtype}")
     if old == new:
         return wave
     common = math.gcd(old, new)

@@ -35,8 +35,10 @@ def si_sdr(
     s_t = <e, s> s / |s|^2. Within ±140; an estimate of silence has -140; a silent target gives NaN.
 
     Raises:
-        ValueError: no samples.
+        ValueError: no samples, or shapes that do not fit.
     """
+    if estimate.shape[-1] != target.shape[-1]:
+        raise ValueError(f"estimate and target must be of one length, got {estimate.shape[-1]} and {target.shape[-1]}")
     if target.shape[-1] == 0:
         raise ValueError("target must have at least one sample, got none")
     if estimate.dtype in (torch.float16, torch.bfloat16):

@@ -165,11 +165,16 @@ class MossFormer2(nn.Module, Pretrained):
         """Each speaker's estimate. The last samples that fill no frame are zeros, as in the official code.
 
         Raises:
-            ValueError: no samples.
+            ValueError: another shape, no samples, other numbers than the weights'.
         """
+        if mixture.ndim != 2 or mixture.shape[1] == 0:
+            raise ValueError(f"mixture must be (batch, samples) with at least one sample, got {tuple(mixture.shape)}")
+        held = self.encoder.weight.dtype
+        if mixture.dtype != held and not torch.is_autocast_enabled(mixture.device.type):
+            raise ValueError(f"mixture must be {held} as the weights are, got {mixture.dtype}")
         samples = mixture.shape[1]
-        if samples == 0:
-            raise ValueError("mixture must have at least one sample, got none")
+        if len(mixture) == 0:
+            return mixture.new_zeros(0, self.n_src, samples)
         frames = F.relu(encode(F.pad(mixture, (0, max(0, self.kernel - samples))), self.encoder.weight, self.stride))
         found = self.network(frames)
         return decode(found * frames[:, None] if self.mask else found, self.decoder.weight, samples)

@@ -34,7 +34,7 @@ def separate(
     Raises:
         ValueError: another shape, no samples, NaN, a rate, chunk or overlap out of range.
     """
-    given = wave if isinstance(wave, Tensor) else torch.from_numpy(np.array(wave, dtype=np.float32))
+    given = wave if isinstance(wave, Tensor) else torch.from_numpy(np.array(wave))
     if given.ndim not in (1, 2) or given.shape[-1] == 0:
         raise ValueError(f"wave must be (samples,) or (batch, samples) and not empty, got {tuple(given.shape)}")
     if not given.is_floating_point():
@@ -45,10 +45,11 @@ def separate(
         raise ValueError(f"chunk_s must be positive, got {chunk_s}")
     if not 0 < overlap < 1:
         raise ValueError(f"overlap must be between 0 and 1, got {overlap}")
+    given = given if isinstance(wave, Tensor) else given.float()
     own: int = model.sample_rate  # type: ignore[assignment]
     rate = own if sr is None else sr
-    if rate < 1:
-        raise ValueError(f"sr must be positive, got {sr}")
+    if not isinstance(rate, int | np.integer) or rate < 1:
+        raise ValueError(f"sr must be a positive integer, got {sr!r}")
     held = next(model.parameters())
     batch = given if given.ndim == 2 else given[None]
     samples = batch.shape[1]

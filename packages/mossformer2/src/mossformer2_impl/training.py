@@ -106,8 +106,10 @@ def train(
         anneal: the rate falls to zero by a half cosine instead.
 
     Raises:
-        ValueError: nothing to learn from.
+        ValueError: nothing to learn from, or a rate that is not positive.
     """
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, got {lr}")
     sr = int(getattr(model, "sample_rate", 8000))
     if isinstance(data, MixtureDataset):
         mixtures = data

@@ -1,0 +1,3 @@
+from shared_impl.testing import check_shapes
+
+check_shapes("gpd_impl")
