@@ -39,7 +39,8 @@ def test_longer_benches_run(name, tmp_path, capsys):
 def test_the_demo_runs_and_beats_its_baseline(tmp_path, capsys):
     assert main(["demo", "--device", "cpu", "--out", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["mse_24"] < found["naive_mse_24"]
+    assert found["crps_24"] < found["naive_crps_24"]
+    assert found["gap_mse"] < found["line_gap_mse"]
     assert (tmp_path / "demo.png").is_file()
 
 

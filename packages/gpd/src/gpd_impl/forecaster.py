@@ -24,6 +24,7 @@ from .training import Recipe
 __all__ = ["Forecast", "GPDForecaster", "line", "parts_of"]
 
 _CONTENT, _LAST = "forecaster.json", "last.csv"
+_ENDS = ("_lower", "_upper")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ class Forecast:
             if not 0 < level < 1:
                 raise ValueError(f"level must be between 0 and 1, got {level}")
             low, high = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-            values |= {"_lower": low, "_upper": high}
+            taken = {name for name in self.names if not self.long} & {f"{n}{e}" for n in self.names for e in _ENDS}
+            if taken:
+                raise ValueError(f"names of series must not be those of intervals, got {', '.join(sorted(taken))}")
+            values |= dict(zip(_ENDS, (low, high), strict=True))
         return self.table(values)
 
 
@@ -393,6 +397,9 @@ def parts_of(series: Any) -> tuple[list[tuple[pd.Series, str | None]], bool]:
             frame, frequency = on_grid(rows.set_index("ds")[["y"]], str(name))
             found.append((frame["y"].rename(str(name)), frequency))
     else:
+        names = [str(column) for column in series.columns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"series must have names of their own, got {', '.join(names)}")
         frame, frequency = on_grid(series)
         found = [(frame[column].rename(str(column)), frequency) for column in frame.columns]
     for part, _ in found:

@@ -20,6 +20,6 @@ def prompt_statistics(
     mean = values.sum(1, keepdim=True) / count
     away = torch.where(mask, values - mean, 0.0)
     deviation = (away.square().sum(1, keepdim=True) / count).sqrt()
-    flat = deviation <= 1e-9 * values.abs().amax(1, keepdim=True)
+    flat = deviation <= 1e-12 * values.abs().amax(1, keepdim=True)
     deviation = torch.where(flat, floor, deviation)
     return mean, torch.where(mask.any(1, keepdim=True), deviation, 1.0)

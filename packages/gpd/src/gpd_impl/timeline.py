@@ -31,7 +31,8 @@ def default_period(frequency: str | None, values: np.ndarray | None = None) -> i
 
 
 def on_grid(frame: pd.DataFrame, name: str = "series") -> tuple[pd.DataFrame, str | None]:
-    """The frame on a regular grid, steps that lack as NaN, and the frequency (None for a plain numbering).
+    """The frame on a regular grid, steps that lack as NaN, and the frequency (None for a plain numbering); periods
+    become the stamps of their beginnings.
 
     Raises:
         ValueError: no rows, stamps that repeat, go back or lie off a grid.
@@ -39,6 +40,9 @@ def on_grid(frame: pd.DataFrame, name: str = "series") -> tuple[pd.DataFrame, st
     if frame.empty:
         raise ValueError(f"{name} must have rows and columns, got shape {frame.shape}")
     index = frame.index
+    if isinstance(index, pd.PeriodIndex):
+        frame = frame.set_axis(index.to_timestamp())
+        index = frame.index
     if not isinstance(index, pd.DatetimeIndex):
         if pd.api.types.is_integer_dtype(index) and not index.equals(pd.RangeIndex(len(index))):
             if not index.is_monotonic_increasing or index.has_duplicates:
