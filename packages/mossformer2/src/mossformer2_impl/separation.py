@@ -49,7 +49,7 @@ def separate(
     own: int = model.sample_rate  # type: ignore[assignment]
     rate = own if sr is None else sr
     if not isinstance(rate, int | np.integer) or rate < 1:
-        raise ValueError(f"sr must be a positive integer, got {sr!r}")
+        raise ValueError(f"sr must be positive and an integer, got {sr!r}")
     held = next(model.parameters())
     batch = given if given.ndim == 2 else given[None]
     samples = batch.shape[1]
