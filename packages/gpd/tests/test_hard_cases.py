@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpd_impl import GPDForecaster
+from gpd_impl import GPD, GPDForecaster, Recipe
 
 WAVE = 5 + np.sin(2 * np.pi * np.arange(150) / 24)
 
@@ -33,3 +33,9 @@ def test_names_that_come_twice_are_refused():
 def test_a_small_movement_far_from_zero_is_forecast_as_near_it():
     near, far = (fitted(pd.DataFrame({"a": WAVE + offset})).predict(24).to_numpy() - offset for offset in (0, 1e9))
     np.testing.assert_allclose(far, near, atol=0.02)
+
+
+def test_training_that_diverges_is_refused():
+    model = GPD(16, hidden=8, depth=2)
+    with pytest.raises(ValueError, match="too large"):
+        model.fit([WAVE], recipe=Recipe(steps=40, lr=1e30, min_lr=1e30, batch_size=8))

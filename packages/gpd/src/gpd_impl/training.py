@@ -117,6 +117,9 @@ def optimise(
 
     Returns:
         step, loss since the last row, and held-out loss.
+
+    Raises:
+        ValueError: a loss that is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     average = copy.deepcopy(net).eval().requires_grad_(False)
@@ -152,6 +155,8 @@ def optimise(
                     since += 1
                     if row["held_out"] < best:
                         best, since, kept = row["held_out"], 0, copy.deepcopy(average.state_dict())
+                if not math.isfinite(row["loss"]):
+                    raise ValueError(f"the loss is {row['loss']} by step {step}: lr = {recipe.lr} is too large")
                 history.append({**row, "seconds": round(time.monotonic() - began, 2)})
                 if recipe.patience is not None and since >= recipe.patience:
                     break
