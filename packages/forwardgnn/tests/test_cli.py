@@ -14,7 +14,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 VERBS = [
     *[["reproduce", name, "--preset", "smoke"] for name in ("depth", "methods", "convs", "links", "memory")],
-    *[["bench", name, "--quick"] for name in ("augment", "classes")],
+    *[["bench", name, "--quick"] for name in ("depth", "classes")],
     ["memory", "--depths", "1", "2", "--hidden", "8"],
 ]
 

@@ -286,7 +286,7 @@ def test_the_papers_files_are_read(tmp_path):
 
     rng = np.random.default_rng(0)
     adj = scipy.sparse.csr_matrix(np.triu(rng.random((12, 12)) < 0.4, 1).astype(np.float32))
-    attr = scipy.sparse.csr_matrix(rng.random((12, 5)).astype(np.float32))
+    attr = scipy.sparse.csr_matrix(np.eye(12, 5, dtype=np.float32) + np.eye(12, 5, -5) + np.eye(12, 5, -10))
     arrays = {
         f"{name}_{part}": getattr(m, part)
         for name, m in (("adj", adj), ("attr", attr))

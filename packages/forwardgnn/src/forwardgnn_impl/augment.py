@@ -26,6 +26,12 @@ def _generator(seed: int | torch.Generator) -> torch.Generator:
     return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
 
 
+def _checked(classes: Tensor, n_classes: int, where: str = "") -> Tensor:
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < n_classes:
+        raise ValueError(f"y must be from 0 to {n_classes - 1}{where}, got {classes.min()} to {classes.max()}")
+    return classes
+
+
 class VirtualNodeAugmenter:
     """A node for each class, with features drawn once from N(0, 1), joined to the nodes whose class is known.
 
@@ -55,9 +61,7 @@ class VirtualNodeAugmenter:
         """The edges that are added: one each way, or one."""
         n = len(y)
         real = torch.arange(n, device=y.device)[mask]
-        classes = y[mask]
-        if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < self.n_classes:
-            raise ValueError(f"y must be from 0 to {self.n_classes - 1} where mask holds")
+        classes = _checked(y[mask], self.n_classes, " where mask holds")
         forth = torch.stack([real, n + classes])
         return forth if self.direction == "to class" else torch.cat([forth, forth.flip(0)], 1)
 
@@ -78,7 +82,9 @@ class LabelAppender:
         """What is put beside the features."""
         fill = 1 / self.n_classes if self.unlabelled == "uniform" else 0.0
         made = torch.full((len(y), self.n_classes), fill, device=y.device)
-        made[mask] = torch.nn.functional.one_hot(y[mask], self.n_classes).to(made)
+        made[mask] = torch.nn.functional.one_hot(
+            _checked(y[mask], self.n_classes, " where mask holds"), self.n_classes
+        ).to(made)
         return made
 
     def __call__(
@@ -91,7 +97,7 @@ class LabelAppender:
 def wrong_classes(y: Int[Tensor, "n"], n_classes: int, seed: int | torch.Generator = 0) -> Int[Tensor, "n others"]:
     """The K - 1 wrong classes of each node, in a random order of its own. Where y is -1 the row means nothing."""
     order = torch.rand(len(y), n_classes, generator=_generator(seed)).to(y.device)
-    order.scatter_(1, y.clamp(min=0).unsqueeze(1), 2.0)
+    order.scatter_(1, _checked(y.clamp(min=0), n_classes).unsqueeze(1), 2.0)
     return order.argsort(1)[:, :-1]
 
 

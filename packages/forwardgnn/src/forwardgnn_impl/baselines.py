@@ -1,7 +1,7 @@
 """What forward learning is compared with: backpropagation, an MLP, and three other ways without it."""
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,34 +11,38 @@ from torch_geometric.nn import GATConv
 
 from .graphs import NodeTask
 from .local import LocalLayer
-from .propagation import HEADS, Features, GraphLayer, Propagation, make_conv
+from .propagation import HEADS, GraphLayer, Propagation, make_conv
 
 __all__ = ["BASELINES", "Baseline"]
 
 
-class _Linear(nn.Module):
+class _Linear(nn.Linear):
     """A linear layer that ignores the graph."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
-        return self.linear(x)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, _: Tensor | None = None) -> Tensor:
+        return super().forward(x)
 
 
 class Baseline:
-    """A network with an output for each class; `model` has the settings.
+    """A network with an output for each class: layers with ReLU, the last one without.
 
     Args:
-        model: `ForwardGNN`.
+        model: `ForwardGNN`, which has the settings and gets `layers_`.
         task: what is learnt from.
     """
 
     def __init__(self, model: Any, task: NodeTask) -> None:
-        self.model, self.task = model, task
-        self.layers = nn.ModuleList(self.make()).to(task.x.device)
-        self.graph = Propagation(task.edge_index, task.n, device=task.x.device, dtype=task.x.dtype)
+        self.model, self.task, many = model, task, int(model.layers)
+        self.widths = [task.x.shape[1], *[int(model.hidden)] * (many - 1), task.n_classes]
+        self.own([
+            GraphLayer(self.conv(a, b, last=i == many - 1), relu=i < many - 1)
+            for i, (a, b) in enumerate(pairwise(self.widths))
+        ])  # fmt: skip
+
+    def own(self, layers: Sequence[nn.Module]) -> None:
+        """What is trained."""
+        adam = self.model._adam(self.model.weight_decay)
+        self.model.layers_ = nn.ModuleList([LocalLayer(layer.to(self.task.x.device), adam) for layer in layers])
 
     def conv(self, inputs: int, outputs: int, *, last: bool = False) -> nn.Module:
         """A convolution; the last of GAT averages its heads."""
@@ -46,57 +50,29 @@ class Baseline:
             return GATConv(inputs, outputs, heads=HEADS, concat=False)
         return make_conv(self.model.conv, inputs, outputs)
 
-    def widths(self) -> list[int]:
-        """Of inputs, hidden layers and outputs."""
-        return [self.task.x.shape[1], *[int(self.model.hidden)] * (int(self.model.layers) - 1), self.task.n_classes]
-
-    def make(self) -> list[nn.Module]:
-        """Layers with ReLU, and one without at the end."""
-        widths = self.widths()
-        last = len(widths) - 2
-        return [GraphLayer(self.conv(widths[i], widths[i + 1], last=i == last), relu=i < last) for i in range(last + 1)]
-
-    def adam(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The recipe's."""
-        return torch.optim.Adam(module.parameters(), lr=self.model.lr, weight_decay=self.model.weight_decay)
-
-    def runs(self, task: NodeTask, graph: Propagation) -> list[Callable[..., Tensor]]:
+    def runs(self, task: NodeTask) -> list[Any]:
         """A function of the outputs below for each layer."""
-        layers: list[Any] = list(self.layers)
-        first = layers[0].on(Features(task.x), graph, cached=self.model.cached)
-        empty = Features(task.x.new_zeros(task.n, 0))
-        rest = [layer.on(empty, graph, cached=self.model.cached) for layer in layers[1:]]
-        return [lambda _=None: first(), *rest]
-
-    def logits(self, runs: list[Callable[..., Tensor]]) -> Tensor:
-        """Outputs of all nodes."""
-        x: Any = None
-        for run in runs:
-            x = run(x)
-            self.model.history_.passes += 1
-        return x  # type: ignore[no-any-return]
+        graph = Propagation(task.edge_index, task.n, device=task.x.device, dtype=task.x.dtype)
+        made: list[Any] = self.model._plain(task.x, graph)
+        return made
 
     def fit(self) -> None:
         """Train on the task."""
-        task, runs = self.task, self.runs(self.task, self.graph)
-        epoch = self.trainer(runs)
+        task, model, runs = self.task, self.model, self.runs(self.task)
+        model._train(model.layers_, self.trainer(runs), model._quality(task, lambda: model._through(runs)))
 
-        def quality() -> float:
-            logits = self.logits(runs)[task.val]
-            return 100 * float((logits.argmax(1) == task.y[task.val]).double().mean())
-
-        self.model._train(self.layers, epoch, quality, bool(task.val.any()))
-
-    def trainer(self, runs: list[Callable[..., Tensor]]) -> Callable[[], float]:
+    def trainer(self, runs: list[Any]) -> Callable[[], float]:
         """What an epoch does."""
         raise NotImplementedError
 
     def probabilities(self, task: NodeTask) -> Tensor:
         """Of the classes, for all nodes."""
-        graph = self.graph if task is self.task else Propagation(
-            task.edge_index, task.n, device=task.x.device, dtype=task.x.dtype
-        )  # fmt: skip
-        return self.logits(self.runs(task, graph)).softmax(1)
+        found: Tensor = self.model._through(self.runs(task)).softmax(1)
+        return found
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Cross entropy at training nodes."""
+        return cross_entropy(logits[self.task.train], self.task.y[self.task.train])
 
     def error(self, logits: Tensor) -> Tensor:
         """Of training nodes, probability minus one-hot class over their number; zero elsewhere."""
@@ -109,17 +85,9 @@ class Baseline:
 class Backpropagation(Baseline):
     """The whole network by one loss, with torch_geometric's networks' shape: no norms, the last layer linear."""
 
-    def trainer(self, runs: list[Callable[..., Tensor]]) -> Callable[[], float]:
-        optimizer, task = self.adam(self.layers), self.task
-
-        def epoch() -> float:
-            optimizer.zero_grad()
-            loss = cross_entropy(self.logits(runs)[task.train], task.y[task.train])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            return float(loss.detach())
-
-        return epoch
+    def trainer(self, runs: list[Any]) -> Callable[[], float]:
+        whole = LocalLayer(self.model.layers_, self.model._adam(self.model.weight_decay))
+        return lambda: whole.update(self.loss(self.model._through(runs)))
 
 
 class MLP(Backpropagation):
@@ -132,24 +100,18 @@ class MLP(Backpropagation):
 class DirectFeedback(Baseline):
     """Direct feedback alignment: the error at the output reaches each hidden layer through a fixed random matrix."""
 
-    def trainer(self, runs: list[Callable[..., Tensor]]) -> Callable[[], float]:
+    def trainer(self, runs: list[Any]) -> Callable[[], float]:
         task = self.task
-        optimizers = [self.adam(layer) for layer in self.layers]
-        widths = self.widths()[1:-1]
-        feedback = [torch.randn(task.n_classes, w, device=task.x.device) / w**0.5 for w in widths]
+        feedback = [torch.randn(task.n_classes, w, device=task.x.device) / w**0.5 for w in self.widths[1:-1]]
 
         def epoch() -> float:
             outputs: list[Tensor] = []
             for run in runs:
                 outputs.append(run(outputs[-1].detach() if outputs else None))
             error = self.error(outputs[-1].detach())
-            loss = cross_entropy(outputs[-1][task.train], task.y[task.train])
-            losses = [(z * (error @ b)).sum() for z, b in zip(outputs[:-1], feedback, strict=True)]
-            for optimizer, value in zip(optimizers, [*losses, loss], strict=True):
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-            return float(loss.detach())
+            for layer, z, b in zip(self.model.layers_, outputs, feedback, strict=False):
+                layer.update((z * (error @ b)).sum())
+            return float(self.model.layers_[-1].update(self.loss(outputs[-1])))
 
         return epoch
 
@@ -157,40 +119,32 @@ class DirectFeedback(Baseline):
 class CascadedForward(Baseline):
     """CaFo: random layers that stay as they are, and a linear predictor trained on each; their outputs are summed."""
 
-    def make(self) -> list[nn.Module]:
-        widths = [self.task.x.shape[1], *[int(self.model.hidden)] * int(self.model.layers)]
-        self.blocks = nn.ModuleList([GraphLayer(self.conv(a, b)) for a, b in itertools.pairwise(widths)])
-        self.blocks.requires_grad_(False).to(self.task.x.device)
-        return [LocalLayer(nn.Linear(w, self.task.n_classes), self._adam) for w in widths[1:]]
-
-    def _adam(self, parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=self.model.lr, weight_decay=self.model.weight_decay)
+    def __init__(self, model: Any, task: NodeTask) -> None:
+        self.model, self.task = model, task
+        widths = [task.x.shape[1], *[int(model.hidden)] * int(model.layers)]
+        self.blocks = nn.ModuleList([GraphLayer(self.conv(a, b)) for a, b in pairwise(widths)])
+        self.blocks.requires_grad_(False).to(task.x.device)
+        self.own([nn.Linear(width, task.n_classes) for width in widths[1:]])
 
     def fit(self) -> None:
-        task, x = self.task, self.task.x
-        summed = torch.zeros(task.n, task.n_classes, device=x.device)
-        layers: list[Any] = list(self.layers)
-        for block, layer in zip(self.blocks, layers, strict=True):
+        x, summed = self.task.x, torch.zeros(self.task.n, self.task.n_classes, device=self.task.x.device)
+        for block, layer in zip(self.blocks, self.model.layers_, strict=True):
             with torch.no_grad():
-                x = block(x, task.edge_index)
-
-            def epoch(x: Tensor = x, layer: Any = layer) -> float:
-                return float(layer.update(cross_entropy(layer(x[task.train]), task.y[task.train])))
-
-            def quality(x: Tensor = x, layer: Any = layer, summed: Tensor = summed) -> float:
-                found = (summed + layer(x).softmax(1))[task.val]
-                return 100 * float((found.argmax(1) == task.y[task.val]).double().mean())
-
-            self.model._train(layer, epoch, quality, bool(task.val.any()))
+                x = block(x, self.task.edge_index)
+            self._fit_one(layer, x, summed)
             with torch.no_grad():
                 summed = summed + layer(x).softmax(1)
 
+    def _fit_one(self, layer: Any, x: Tensor, summed: Tensor) -> None:
+        quality = self.model._quality(self.task, lambda: summed + layer(x).softmax(1))
+        self.model._train(layer, lambda: layer.update(self.loss(layer(x))), quality)
+
     def probabilities(self, task: NodeTask) -> Tensor:
         x, found = task.x, []
-        for block, layer in zip(self.blocks, self.layers, strict=True):
+        for block, layer in zip(self.blocks, self.model.layers_, strict=True):
             x = block(x, task.edge_index)
-            self.model.history_.passes += 1
             found.append(layer(x).softmax(1))
+        self.model.history_.passes += len(found)
         return torch.stack(found).mean(0)
 
 
@@ -200,12 +154,9 @@ class Pepita(Baseline):
     SCALE = 0.05
     """of the projection, times the square root of 2 / features (the rule's authors')"""
 
-    def trainer(self, runs: list[Callable[..., Tensor]]) -> Callable[[], float]:
-        task, count = self.task, len(runs)
-        optimizers = [self.adam(layer) for layer in self.layers]
-        width = task.x.shape[1]
+    def trainer(self, runs: list[Any]) -> Callable[[], float]:
+        task, width = self.task, self.widths[0]
         back = torch.randn(task.n_classes, width, device=task.x.device) * self.SCALE * (2 / width) ** 0.5
-        layers: list[Any] = list(self.layers)
         many = int(task.train.sum())
 
         def epoch() -> float:
@@ -214,17 +165,14 @@ class Pepita(Baseline):
                 for run in runs:
                     outputs.append(run(outputs[-1] if outputs else None))
             error = self.error(outputs[-1])
-            loss = float(cross_entropy(outputs[-1][task.train], task.y[task.train]))
             # the shift is as large as a node's own error
             x = task.x + many * error @ back
-            for i, layer in enumerate(layers):
-                before = layer.conv(x, task.edge_index)
-                x = layer._ended(before).detach()
-                upstream = error if i == count - 1 else (outputs[i] - x) / many
-                optimizers[i].zero_grad()
-                (before * upstream).sum().backward()
-                optimizers[i].step()
-            return loss
+            for z, layer in zip(outputs, self.model.layers_, strict=True):
+                before = layer.module.conv(x, task.edge_index)
+                x = layer.module.ended(before).detach()
+                upstream = error if z is outputs[-1] else (z - x) / many
+                layer.update((before * upstream).sum())
+            return float(self.loss(outputs[-1]))
 
         return epoch
 

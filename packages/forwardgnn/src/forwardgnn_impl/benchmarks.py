@@ -11,19 +11,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data
 
 from shared_impl.bench import Benchmark, Case, Setting, checkout_revision, module_from_file
 from shared_impl.results import Row
 
-from .augment import VirtualNodeAugmenter, side_by_side
+from .augment import VirtualNodeAugmenter, wrong_classes
 from .data import load_graph, sbm
-from .experiments import trained_memory
 from .graphs import node_splits
 from .local import LocalLayer
-from .losses import goodness, sf_logits
+from .losses import ff_loss, goodness, sf_logits
 from .model import ForwardGNN
 from .propagation import Features, GraphLayer, Propagation, make_conv, row_norm
 
@@ -39,41 +38,40 @@ def _data(quick: bool) -> Data:
     return data
 
 
+def _epoch(local: LocalLayer, outputs: Callable[[], Tensor], data: Data) -> Callable[[], float]:
+    """A step of single-forward."""
+
+    def step() -> float:
+        z = outputs()
+        logits = sf_logits(z[: data.num_nodes][data.train_mask], z[data.num_nodes :])
+        return local.update(cross_entropy(logits, data.y[data.train_mask]))
+
+    return step
+
+
 def layer(setting: Setting) -> Iterator[Case]:
     """An epoch of one layer that trains by itself: the obvious form, and with its input propagated once or sparse."""
     data = _data(setting.quick)
     for conv in ("gcn", "sage"):
-        for depth, x in (("first", data.x), ("second", torch.randn(data.num_nodes, 128).relu())):
-            augment = VirtualNodeAugmenter(7, x.shape[1])
-            whole = augment(x, data.edge_index, data.y, data.train_mask)
-            graph = Propagation(whole.edge_index, len(whole.x))
-            fixed = Features(row_norm(whole.x))
+        for place, x in (("first", data.x), ("second", torch.randn(data.num_nodes, 128).relu())):
+            whole = VirtualNodeAugmenter(7, x.shape[1])(x, data.edge_index, data.y, data.train_mask)
+            graph, fixed = Propagation(whole.edge_index, len(whole.x)), Features(row_norm(whole.x))
             forms: dict[str, Callable[[], object]] = {}
             for name, cached in (("every epoch", False), ("once", True)):
                 local = LocalLayer(GraphLayer(make_conv(conv, x.shape[1], 128)))
-                outputs = local.module.on(fixed, graph, cached=cached)  # type: ignore[operator]
-
-                def epoch(local: LocalLayer = local, outputs: Any = outputs) -> float:
-                    z = outputs()
-                    logits = sf_logits(z[: data.num_nodes][data.train_mask], z[data.num_nodes :])
-                    return local.update(cross_entropy(logits, data.y[data.train_mask]))
-
-                forms[name] = epoch
-            yield Case(f"{conv}, {depth} layer, {x.shape[1]} inputs", forms, baseline="every epoch", rounds=5)
+                forms[name] = _epoch(local, local.module.on(fixed, graph, cached=cached), data)  # type: ignore[operator]
+            yield Case(f"{conv}, {place} layer, {x.shape[1]} inputs", forms, baseline="every epoch", rounds=5)
 
 
-def depth(setting: Setting) -> Iterator[Case | Row]:
-    """Twenty epochs in all of SF and of backpropagation by the number of layers, and what autograd keeps."""
+def depth(setting: Setting) -> Iterator[Case]:
+    """Twenty epochs of each layer, one layer after the other (SF) or all in each epoch (BP)."""
     data = _data(setting.quick)
     for layers in (1, 2) if setting.quick else (1, 2, 4, 8, 16):
-        forms: dict[str, Callable[[], object]] = {}
-        for name, method, epochs in (("BP", "bp", 20), ("SF", "sf", max(1, 20 // layers))):
-            model = ForwardGNN(method, layers=layers, epochs=epochs, patience=-1, val_every=1000)
-            forms[name] = partial(model.fit, data)
-            kept = trained_memory(method, data, layers=layers) / 2**20
-            yield Row(f"{layers} layers", name, "autograd keeps, MiB", kept, higher_is_better=False)
-        yield Case(f"{layers} layers, 20 layer epochs of SF and 20 epochs of BP", forms, baseline="BP", rounds=3,
-                   size=layers)  # fmt: skip
+        forms: dict[str, Callable[[], object]] = {
+            name: partial(ForwardGNN(name.lower(), layers=layers, epochs=20, patience=-1, val_every=1000).fit, data)
+            for name in ("BP", "SF")
+        }
+        yield Case(f"{layers} layers, 20 epochs of each", forms, baseline="BP", rounds=3, size=layers)
 
 
 def classes(setting: Setting) -> Iterator[Case]:
@@ -81,12 +79,8 @@ def classes(setting: Setting) -> Iterator[Case]:
     data = _data(setting.quick)
     for method in ("ff-la", "ff-vn"):
         model = ForwardGNN(method, epochs=1, patience=-1, hidden=128).fit(data)
-
-        def loop(model: ForwardGNN = model) -> Tensor:
-            with torch.no_grad():
-                return one_class_at_a_time(model)
-
-        yield Case(method, {"loop": loop, "batch": partial(model.predict_proba)}, baseline="loop", rounds=5)
+        loop = torch.no_grad()(partial(one_class_at_a_time, model))
+        yield Case(method, {"loop": loop, "batch": model.predict_proba}, baseline="loop", rounds=5)
 
 
 def one_class_at_a_time(model: ForwardGNN) -> Tensor:
@@ -110,32 +104,7 @@ def one_class_at_a_time(model: ForwardGNN) -> Tensor:
     return found.softmax(1)
 
 
-def class_nodes(setting: Setting) -> Iterator[Case]:
-    """Class nodes joined by index arithmetic, against an edge at a time."""
-    data = _data(setting.quick)
-    augment = VirtualNodeAugmenter(7, 8)
-
-    def loop() -> list[tuple[int, int]]:
-        made = []
-        for i in range(data.num_nodes):
-            if data.train_mask[i]:
-                c = data.num_nodes + int(data.y[i])
-                made += [(i, c), (c, i)]
-        return made
-
-    forms: dict[str, Callable[[], object]] = {
-        "an edge at a time": loop, "at once": lambda: augment.edges(data.y, data.train_mask),
-        "ten graphs side by side": lambda: side_by_side([data.edge_index] * 10, data.num_nodes),
-    }  # fmt: skip
-    yield Case(f"{int(data.train_mask.sum())} labelled nodes", forms, baseline="an edge at a time", rounds=3)
-
-
 # The authors' code ---------------------------------------------------------------------------------------------------
-
-
-def _folder() -> Path | None:
-    place = os.environ.get(CHECKOUT)
-    return Path(place) if place and (Path(place) / "src" / "train_forward.py").is_file() else None
 
 
 def _scatter_add(src: Tensor, index: Tensor, dim: int = -1, dim_size: int | None = None) -> Tensor:
@@ -144,19 +113,14 @@ def _scatter_add(src: Tensor, index: Tensor, dim: int = -1, dim_size: int | None
     return src.new_zeros(shape).index_add(dim, index, src)
 
 
-def _stand_ins() -> None:
-    """What the authors' files import of torch_scatter and torch_sparse, where these are not installed."""
-    for name in ("torch_scatter", "torch_sparse"):
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            made: Any = ModuleType(name)
-            made.scatter_add = _scatter_add
-            made.SparseTensor = type("SparseTensor", (), {})
-            made.gather_csr = made.matmul = made.mul = made.sum = made.fill_diag = None  # for other inputs than ours
-            sys.modules[name] = made
-
-
 def _load(source: Path, name: str) -> Any:
-    _stand_ins()
+    """A module of theirs; what it imports of torch_scatter and torch_sparse is stood in for where not installed."""
+    for absent in ("torch_scatter", "torch_sparse"):
+        if absent not in sys.modules and importlib.util.find_spec(absent) is None:
+            made: Any = ModuleType(absent)
+            made.scatter_add, made.SparseTensor = _scatter_add, type("SparseTensor", (), {})
+            made.gather_csr = made.matmul = made.mul = made.sum = made.fill_diag = None  # for other inputs than ours
+            sys.modules[absent] = made
     sys.path.insert(0, str(source))
     try:
         return module_from_file(source / f"{name}.py", f"official_{name.replace('/', '_')}")
@@ -166,22 +130,27 @@ def _load(source: Path, name: str) -> Any:
 
 def official(setting: Setting) -> Iterator[Case | Row | str]:
     """Single-forward and forward-forward layers of the authors' code: ten steps from equal weights, then an epoch."""
-    folder = _folder()
-    if folder is None:
+    place = os.environ.get(CHECKOUT)
+    if not place or not (Path(place) / "src" / "train_forward.py").is_file():
         yield Row("facebookresearch/forwardgnn", "ours", "compared", 0.0, note=f"{CHECKOUT} names no checkout")
         yield f"set {CHECKOUT} to a checkout of facebookresearch/forwardgnn"
         return
-    yield f"facebookresearch/forwardgnn at {checkout_revision(folder)}, unchanged"
+    yield f"facebookresearch/forwardgnn at {checkout_revision(Path(place))}, unchanged"
     yield "torch_scatter, where absent, stood in for by torch's index_add"
     data = _data(setting.quick)
     k = int(data.y.max()) + 1
     for conv in ("GCN", "SAGE", "GAT"):
-        yield from _single_forward(setting, folder / "src", data, k, conv)
-    yield from _forward_forward(folder / "src", data, k)
+        yield from _single_forward(setting, Path(place) / "src", data, k, conv)
+    yield from _forward_forward(Path(place) / "src", data, k)
 
 
-def _arguments(**more: Any) -> Namespace:
-    return Namespace(temperature=1.0, grad_max_norm=1.0, ff_theta=2.0, device="cpu", **more)
+ADAM = ("Adam", {"lr": 1e-3, "weight_decay": 5e-4})
+ARGUMENTS = Namespace(temperature=1.0, grad_max_norm=1.0, ff_theta=2.0, device="cpu")
+
+
+def _apart(name: str, theirs: Tensor, ours: Tensor) -> Row:
+    far = float((theirs - ours).detach().abs().max() / theirs.detach().abs().max())
+    return Row(name, "ours", "of outputs after ten steps, relative", far, higher_is_better=False)
 
 
 def _single_forward(setting: Setting, source: Path, data: Data, k: int, conv: str) -> Iterator[Case | Row]:
@@ -195,72 +164,48 @@ def _single_forward(setting: Setting, source: Path, data: Data, k: int, conv: st
     assert torch.equal(whole.edge_index, graph.edge_index)
     assert torch.equal(whole.x, graph.x)
     made = [
-        theirs.GNNSingleForwardLayer(
-            theirs.GNNConv(name, data.x.shape[1], 128), "Adam", {"lr": 1e-3, "weight_decay": 5e-4}, _arguments()
-        )
+        theirs.GNNSingleForwardLayer(theirs.GNNConv(name, data.x.shape[1], 128), *ADAM, ARGUMENTS)
         for name in (conv, *([f"Cached{conv}"] if conv != "GAT" else []))
     ]
-    layer = LocalLayer(GraphLayer(make_conv(conv.lower(), data.x.shape[1], 128)))
-    _copy(made[0].gnn_layer.gnn, layer.module.conv)  # type: ignore[arg-type]
-    prepared = Propagation(whole.edge_index, len(whole.x))
-    outputs = layer.module.on(Features(row_norm(whole.x)), prepared)  # type: ignore[operator]
-
-    def step() -> float:
-        z = outputs()
-        logits = sf_logits(z[: data.num_nodes][data.train_mask], z[data.num_nodes :])
-        return layer.update(cross_entropy(logits, data.y[data.train_mask]))
+    local: Any = LocalLayer(GraphLayer(make_conv(conv.lower(), data.x.shape[1], 128)))
+    local.module.conv.load_state_dict(made[0].gnn_layer.gnn.state_dict())
+    outputs = local.module.on(Features(row_norm(whole.x)), Propagation(whole.edge_index, len(whole.x)))
+    step = _epoch(local, outputs, data)
 
     def reference(which: Any) -> float:
         return float(which.forward_train(graph.x, augmenter, data.train_mask, graph.edge_index))
 
-    losses = [(reference(made[0]), step()) for _ in range(10)]
-    apart = max(abs(a - b) for a, b in losses)
+    apart = max(abs(reference(made[0]) - step()) for _ in range(10))
     yield Row(f"SF, {conv}", "ours", "largest difference of ten losses", apart, higher_is_better=False)
-    with torch.no_grad():
-        a, b = made[0](graph.x, graph.edge_index), outputs()
-        far = float((a - b).abs().max() / a.abs().max())
-    yield Row(f"SF, {conv}", "ours", "of outputs after ten steps, relative", far, higher_is_better=False)
+    yield _apart(f"SF, {conv}", made[0](graph.x, graph.edge_index), outputs())
     forms: dict[str, Callable[[], object]] = {"theirs": partial(reference, made[0]), "ours": step}
     if len(made) > 1:
         forms["theirs, cached"] = partial(reference, made[1])
     yield Case(f"SF, {conv}, an epoch of the first layer", forms, baseline="theirs", rounds=5)
 
 
-def _copy(theirs: nn.Module, ours: nn.Module) -> None:
-    ours.load_state_dict(theirs.state_dict())
-
-
 def _forward_forward(source: Path, data: Data, k: int) -> Iterator[Case | Row]:
     theirs = _load(source, "forward_learning/nodeclass/gnn_ff_with_label_appending")
     model = ForwardGNN("ff-la", layers=1, epochs=1, patience=-1).fit(data)
-    task = model.task_
-    layer = theirs.GNNFFLayer(
-        theirs.GNNConv("GCN", data.x.shape[1] + k, 128), "Adam", {"lr": 1e-3, "weight_decay": 5e-4},
-        "forwardforward_loss_fn", _arguments(),
-    )  # fmt: skip
-    local = LocalLayer(GraphLayer(make_conv("gcn", data.x.shape[1] + k, 128)))
-    _copy(layer.gnn_layer.gnn, local.module.conv)  # type: ignore[arg-type]
-    from .augment import wrong_classes
-    from .losses import ff_loss
-
+    task, width = model.task_, data.x.shape[1] + k
+    layer = theirs.GNNFFLayer(theirs.GNNConv("GCN", width, 128), *ADAM, "forwardforward_loss_fn", ARGUMENTS)
+    local: Any = LocalLayer(GraphLayer(make_conv("gcn", width, 128)))
+    local.module.conv.load_state_dict(layer.gnn_layer.gnn.state_dict())
     labels = [task.y, *wrong_classes(task.y, k).T]
     x, graph, n = model._copies(task, labels, task.train)
-    outputs = local.module.on(Features(x), graph)  # type: ignore[operator]
+    outputs = local.module.on(Features(x), graph)
     each = [part.contiguous() for part in x.view(len(labels), n, -1)]
 
     def step() -> float:
         z = outputs().view(len(labels), n, -1)[:, task.train]
-        return local.update(ff_loss(z[0], z[1:], 2.0))
+        return float(local.update(ff_loss(z[0], z[1:], 2.0)))
 
     def reference() -> object:
         return layer.forward_train(task.train, each[0], each[1:], 2.0, data.edge_index, data.edge_index)
 
     for _ in range(10):
         reference(), step()
-    with torch.no_grad():
-        a, b = layer(each[0], data.edge_index), outputs()[:n]
-        far = float((a - b).abs().max() / a.abs().max())
-    yield Row("FF-LA, GCN", "ours", "of outputs after ten steps, relative", far, higher_is_better=False)
+    yield _apart("FF-LA, GCN", layer(each[0], data.edge_index), outputs()[:n])
     yield Case("FF-LA, GCN, an epoch of the first layer", {"theirs": reference, "ours": step}, baseline="theirs",
                rounds=3)  # fmt: skip
 
@@ -303,7 +248,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "layer": Benchmark("An epoch of a layer", layer),
     "depth": Benchmark("Beside backpropagation", depth, xlabel="layers"),
     "classes": Benchmark("Prediction of forward-forward", classes),
-    "augment": Benchmark("Class nodes", class_nodes),
     "official": Benchmark("Beside the authors' code", official),
     "defaults": Benchmark("ForwardNodeClassifier as it comes", defaults),
 }

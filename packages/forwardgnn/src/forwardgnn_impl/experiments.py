@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,8 @@ def graph(name: str) -> Data:
 def nodes(run: Run, context: Context) -> dict[str, float]:
     """Accuracy on the test nodes of split `seed`; the best weights of each layer by validation."""
     options = dict(run.options)
-    more = options.pop("together", 1) if run.model in TOGETHER else 1
-    options.pop("together", None)
-    if "epochs" in options:
+    more = options.pop("together", 1)
+    if run.model in TOGETHER and "epochs" in options:
         options["epochs"] *= more
     data = graph(run.data).clone().to(context.device)
     data.update(node_splits(data.num_nodes)[run.seed % 5])
@@ -50,18 +49,13 @@ def nodes(run: Run, context: Context) -> dict[str, float]:
 
 def links(run: Run, context: Context) -> dict[str, float]:
     """Area under the ROC curve on test pairs."""
-    options = dict(run.options)
-    methods: dict[str, dict[str, Any]] = {
-        "CE": {"loss": "ce"}, "FF": {"loss": "ff"}, "CE, top-down": {"loss": "ce", "topdown": True},
-        "BP": {"loss": "bp"},
-    }  # fmt: skip
     train, val, test = split_links(graph(run.data), seed=101 * run.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the table says how good it is
-        model = ForwardLinkPredictor(random_state=run.seed, **methods[run.model], **options).fit(
+        model = ForwardLinkPredictor(random_state=run.seed, **LINKS[run.model], **run.options).fit(
             train.to(context.device), val.to(context.device)
         )
-    return {"auc": model.score(test.to(context.device))}
+    return {"auc": model.score(test.to(context.device)), "epochs": float(sum(model.history_.epochs))}
 
 
 def trained_memory(method: str, data: Data, **settings: Any) -> int:
@@ -77,33 +71,31 @@ def memory(run: Run, context: Context) -> dict[str, float]:
     return {"mib": trained_memory(METHODS[run.model], data, **run.options) / 2**20}
 
 
-SEVEN = ("SF", "SF-Top-To-Input", "SF-Top-To-Loss", "FF-LA", "FF-VN", "BP", "DFA", "CaFo", "PEPITA", "MLP")
+PAPER = ["cora_ml", "citeseer_full", "pubmed_full", "photo", "github"]
+CONVS = ("gcn", "sage", "gat")
 TOGETHER = ("SF-Top-To-Input", "SF-Top-To-Loss", "BP", "DFA", "PEPITA", "MLP")
 """methods whose layers train in the same epochs: those are in total, not for each layer"""
 SHORT = {"epochs": 200, "val_every": 5, "patience": 20, "together": 3}
 LONGER = {"epochs": 300, "val_every": 5, "patience": 40, "together": 3}
-TABLE_3E = {
-    (1, "BP"): 31.72, (2, "BP"): 86.84, (3, "BP"): 88.65, (4, "BP"): 86.61,
-    (1, "SF"): 87.75, (2, "SF"): 87.95, (3, "SF"): 88.15, (4, "SF"): 88.48,
+TABLE_3E = {"BP": (31.72, 86.84, 88.65, 86.61), "SF": (87.75, 87.95, 88.15, 88.48)}
+LINKS: Mapping[str, Mapping[str, Any]] = {
+    "CE": {"loss": "ce"}, "CE, top-down": {"loss": "ce", "topdown": True}, "FF": {"loss": "ff"}, "BP": {"loss": "bp"},
 }  # fmt: skip
 
 
-def _with(option: str) -> Callable[[Run], str]:
-    """Rows named after the data and an option."""
-    unit = " layers" if option == "layers" else ""
-    return lambda run: f"{run.data}, {run.options[option]}{unit}"
+def _row(run: Run) -> str:
+    """Rows named after the data, a convolution that is not GCN, and the depth."""
+    conv = run.options.get("conv", "gcn")
+    return f"{run.data}, {run.options['layers']} layers" + ("" if conv == "gcn" else f" of {conv}")
+
+
+def _depths(data: list[str], models: list[str], depths: tuple[int, ...], seeds: int, **options: Any) -> list[Run]:
+    many = [grid(data=data, model=models, seeds=seeds, options={"layers": depth, **options}) for depth in depths]
+    return [run for runs in many for run in runs]
 
 
 def _depth(run: Run) -> float:
     return float(run.options["layers"])
-
-
-def _depths(data: list[str], models: list[str], depths: tuple[int, ...], seeds: int, **options: Any) -> list[Run]:
-    return [
-        run
-        for depth in depths
-        for run in grid(data=data, model=models, seeds=seeds, options={"layers": depth, **options})
-    ]
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -112,20 +104,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="Node classes by the number of layers",
         runs={
             "cpu": _depths(["cora", "citeseer"], ["SF", "BP"], (1, 2, 3, 4), 5, **LONGER),
-            "paper": [
-                run
-                for conv in ("gcn", "sage", "gat")
-                for run in _depths(
-                    ["cora_ml", "citeseer_full", "pubmed_full", "photo", "github"], list(SEVEN[:6]), (1, 2, 3, 4), 5,
-                    conv=conv,
-                )
-            ],
+            "paper": [r for c in CONVS for r in _depths(PAPER, list(METHODS)[:6], (1, 2, 3, 4), 5, conv=c)],
             "smoke": _depths(["sbm"], ["SF", "BP"], (1, 2), 1, epochs=4, hidden=8),
         },
         execute=nodes,
         table=Table(
-            Metric("accuracy", "accuracy %", scale=100), row=_with("layers"),
-            paper={(f"cora_ml, {depth} layers", model): value for (depth, model), value in TABLE_3E.items()},
+            Metric("accuracy", "accuracy %", scale=100), row=_row,
+            paper={(f"cora_ml, {i + 1} layers", name): value for name, row in TABLE_3E.items()
+                   for i, value in enumerate(row)},
         ),
         plots=(Plot("curves", x=_depth, xlabel="layers", only=lambda run: run.data in ("cora", "cora_ml", "sbm")),),
         notes=("the paper's splits (64, 16, 20 %); 300 epochs a layer of SF and 900 of BP, patience of 200 epochs",),
@@ -134,12 +120,9 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         name="methods",
         title="All ways of training, two layers",
         runs={
-            "cpu": [
-                *grid(data=["cora"], model=SEVEN, seeds=3, options={"layers": 2, **SHORT}),
-                *grid(data=["sbm"], model=SEVEN, seeds=5, options={"layers": 2, **SHORT}),
-            ],
-            "paper": grid(data=["cora_ml"], model=SEVEN, seeds=5, options={"layers": 2}),
-            "smoke": grid(data=["sbm"], model=SEVEN, options={"layers": 2, "epochs": 2, "hidden": 8}),
+            "cpu": [r for x, n in (("cora", 3), ("sbm", 5)) for r in _depths([x], list(METHODS), (2,), n, **SHORT)],
+            "paper": _depths(["cora_ml"], list(METHODS), (2,), 5),
+            "smoke": _depths(["sbm"], list(METHODS), (2,), 1, epochs=2, hidden=8),
         },
         execute=nodes,
         table=Table(Metric("accuracy", "accuracy %", scale=100)),
@@ -150,29 +133,24 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         title="GCN, GraphSAGE and GAT",
         runs={
             "cpu": [
-                *[r for conv in ("gcn", "sage") for r in grid(data=["cora"], model=["SF", "FF-LA", "BP"], seeds=3,
-                  options={"layers": 2, "conv": conv, **SHORT})],
-                *grid(data=["sbm"], model=["SF", "FF-LA", "BP"], seeds=3,
-                      options={"layers": 2, "conv": "gat", **SHORT}),
+                run
+                for data, conv in (("cora", "gcn"), ("cora", "sage"), ("sbm", "gat"))
+                for run in _depths([data], ["SF", "FF-LA", "BP"], (2,), 3, conv=conv, **SHORT)
             ],
-            "paper": [r for conv in ("gcn", "sage", "gat") for r in grid(data=["cora_ml"], model=SEVEN[:6], seeds=5,
-                      options={"layers": 2, "conv": conv})],
-            "smoke": grid(data=["sbm"], model=["SF"], options={"layers": 1, "conv": "gat", "epochs": 2, "hidden": 8}),
+            "paper": [r for c in CONVS for r in _depths(["cora_ml"], list(METHODS)[:6], (2,), 5, conv=c)],
+            "smoke": _depths(["sbm"], ["SF"], (1,), 1, conv="gat", epochs=2, hidden=8),
         },
         execute=nodes,
-        table=Table(Metric("accuracy", "accuracy %", scale=100), row=_with("conv")),
+        table=Table(Metric("accuracy", "accuracy %", scale=100), row=lambda run: f"{run.data}, {run.options['conv']}"),
         plots=(Plot(),),
     ),
     "links": Experiment(
         name="links",
         title="Links: each layer by itself, and the whole network",
         runs={
-            "cpu": grid(data=["cora", "citeseer"], model=["CE", "CE, top-down", "FF", "BP"], seeds=3,
-                        options={"layers": 2, "epochs": 400, "val_every": 5, "patience": 20}),
-            "paper": grid(data=["cora_ml", "citeseer_full", "pubmed_full", "photo", "github"],
-                          model=["CE", "CE, top-down", "FF", "BP"], seeds=5, options={"layers": 2}),
-            "smoke": grid(data=["sbm"], model=["CE", "CE, top-down", "FF", "BP"],
-                          options={"layers": 2, "epochs": 2, "hidden": 8}),
+            "cpu": _depths(["cora", "citeseer"], list(LINKS), (2,), 3, epochs=400, val_every=5, patience=20),
+            "paper": _depths(PAPER, list(LINKS), (2,), 5),
+            "smoke": _depths(["sbm"], list(LINKS), (2,), 1, epochs=2, hidden=8),
         },
         execute=links,
         table=Table(Metric("auc", "ROC AUC %", scale=100)),
@@ -187,7 +165,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
             "smoke": _depths(["sbm"], ["SF", "BP"], (1, 2), 1, hidden=8),
         },
         execute=memory,
-        table=Table(Metric("mib", "MiB", higher_is_better=False), row=_with("layers")),
+        table=Table(Metric("mib", "MiB", higher_is_better=False), row=_row),
         plots=(Plot("curves", x=_depth, xlabel="layers", logx=True, logy=True),),
     ),
 }  # fmt: skip

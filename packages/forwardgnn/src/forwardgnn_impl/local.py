@@ -2,7 +2,9 @@
 
 import copy
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,19 +26,13 @@ class LocalLayer(nn.Module):
     module: Any
 
     def __init__(
-        self,
-        module: nn.Module,
-        optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
-        loss: Callable[..., Tensor] | None = None,
-        *,
-        clip: float | None = None,
-    ) -> None:
+        self, module: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+        loss: Callable[..., Tensor] | None = None, *, clip: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.module, self.loss, self.clip = module, loss, clip
-        parameters = list(module.parameters())
-        self.optimizer = (
-            torch.optim.Adam(parameters, lr=1e-3, weight_decay=5e-4) if optimizer is None else optimizer(parameters)
-        )
+        made = optimizer or partial(torch.optim.Adam, lr=1e-3, weight_decay=5e-4)
+        self.optimizer = made(list(module.parameters()))
 
     def forward(self, *inputs: Any) -> Any:
         """The module on detached inputs."""
@@ -98,38 +94,31 @@ class _Held:
 
 
 def saved_bytes(call: Callable[[], object], *, ignore: Iterable[Tensor] = ()) -> int:
-    """The most bytes that autograd keeps at any time while `call` runs, each storage once.
+    """The most bytes that autograd keeps at any time while `call` runs, each storage once; parameters are not counted.
 
     Args:
-        ignore: tensors (weights, inputs) that are there anyway and are not counted.
+        ignore: tensors (inputs) that are there anyway and are not counted either.
     """
     skipped = {t.untyped_storage().data_ptr() for t in ignore if t.layout == torch.strided}
-    held: dict[int, tuple[int, int]] = {}
+    held: Counter[int] = Counter()
     now = most = 0
 
-    def drop(key: int) -> None:
+    def drop(key: int, size: int) -> None:
         nonlocal now
-        times, size = held[key]
-        if times == 1:
-            del held[key]
-            now -= size
-        else:
-            held[key] = (times - 1, size)
+        held[key] -= 1
+        now -= 0 if held[key] else size
 
     def pack(tensor: Tensor) -> Any:
         nonlocal now, most
-        if tensor.layout != torch.strided:
+        parameter = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+        if parameter or tensor.layout != torch.strided or tensor.untyped_storage().data_ptr() in skipped:
             return tensor
-        storage = tensor.untyped_storage()
-        key = storage.data_ptr()
-        if key in skipped:
-            return tensor
-        times, size = held.get(key, (0, storage.nbytes()))
-        held[key] = (times + 1, size)
-        now += 0 if times else size
+        key, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        now += 0 if held[key] else size
+        held[key] += 1
         most = max(most, now)
         kept = _Held(tensor)
-        weakref.finalize(kept, drop, key)
+        weakref.finalize(kept, drop, key, size)
         return kept
 
     def unpack(kept: Any) -> Tensor:

@@ -144,15 +144,18 @@ class GraphLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "n d"], edge_index: Int[Tensor, "2 e"]) -> Float[Tensor, "n out"]:
         """Outputs of all nodes."""
-        return self._ended(self.conv(x, edge_index))
+        return self.ended(self.conv(x, edge_index))
 
-    def _ended(self, out: Tensor) -> Tensor:
+    def ended(self, out: Tensor) -> Tensor:
+        """ReLU, where the layer has one."""
         return out.relu() if self.relu else out
 
     @property
     def kind(self) -> Literal["gcn", "sage"] | None:
         """The name of a convolution whose propagation is a matrix; None: it is called as it is."""
         conv: Any = self.conv
+        if getattr(conv, "flow", None) != "source_to_target":
+            return None
         if type(conv) is GCNConv and conv.normalize and conv.add_self_loops and not conv.improved:
             return "gcn"
         plain = type(conv) is SAGEConv and conv.aggr == "mean" and not conv.project and not conv.normalize
@@ -182,27 +185,21 @@ class GraphLayer(nn.Module):
 
         def far(weight: Tensor, moving: Tensor | None) -> Tensor:
             """The propagated inputs times a weight."""
-            rest = None if moving is None else moving @ weight[d:]
-            if once is not None:
-                out = once.times(weight[:d])
-                return out if rest is None else out + matrix @ rest
-            if d:
-                before = fixed.times(weight[:d].contiguous())
-                rest = before if rest is None else before + rest
-            if rest is None:
-                raise ValueError("a layer without fixed features needs moving ones")
-            return matrix @ rest
-
-        def gcn(moving: Tensor | None = None) -> Tensor:
-            out = far(conv.lin.weight.T, moving)
-            return self._ended(out if conv.bias is None else out + conv.bias)
-
-        def sage(moving: Tensor | None = None) -> Tensor:
-            out, near = far(conv.lin_l.weight.T, moving), conv.lin_r.weight.T
-            if d:
-                out = out + fixed.times(near[:d].contiguous())
+            parts = [once.times(weight[:d])] if once is not None else []
+            before = [fixed.times(weight[:d].contiguous())] if d and once is None else []
             if moving is not None:
-                out = out + moving @ near[d:]
-            return self._ended(out if conv.lin_l.bias is None else out + conv.lin_l.bias)
+                before.append(moving @ weight[d:])
+            if before:
+                parts.append(matrix @ sum(before[1:], before[0]))
+            return sum(parts[1:], parts[0])
 
-        return gcn if kind == "gcn" else sage
+        def run(moving: Tensor | None = None) -> Tensor:
+            out = far((conv.lin if kind == "gcn" else conv.lin_l).weight.T, moving)
+            if kind == "sage":
+                near = conv.lin_r.weight.T
+                out = out + fixed.times(near[:d].contiguous()) if d else out
+                out = out if moving is None else out + moving @ near[d:]
+            bias = conv.bias if kind == "gcn" else conv.lin_l.bias
+            return self.ended(out if bias is None else out + bias)
+
+        return run
